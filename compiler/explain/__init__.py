@@ -1,0 +1,1 @@
+"""Explanations of the diagnostic codes, one page each."""

@@ -1,0 +1,149 @@
+"""Types and shapes by ONNX's own rules: for a whole graph, or for one new node.
+
+Weights never travel: what goes to onnx's C++ inference is a skeleton in which large initializers are graph inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from edgec.graph import Graph, constant, ir, is_constant
+
+if TYPE_CHECKING:
+    import onnx
+
+_SKELETON_BYTES = 1024
+"""Initializers up to this size stay in the skeleton: shape arithmetic needs their values."""
+
+_NODE_DATA_BYTES = 256
+
+
+@contextmanager
+def skeleton(graph: Graph) -> Iterator[onnx.ModelProto]:
+    """The model as a protobuf in which weights above 1 KiB are graph inputs. The graph is unchanged afterwards."""
+    g = graph.model.graph
+    large = [v for v in g.initializers.values() if v.const_value is not None and v.const_value.nbytes > _SKELETON_BYTES]
+    inputs = list(g.inputs)
+    held = [(v, v.const_value) for v in large]
+    for v in large:
+        assert v.name is not None and v.const_value is not None  # initializers have both
+        v.type = v.type or ir.TensorType(v.const_value.dtype)
+        v.shape = v.shape if v.shape is not None else ir.Shape(v.const_value.shape)
+        v.const_value = None
+        del g.initializers[v.name]
+    g.inputs.extend(v for v in large if v not in inputs)
+    try:
+        yield ir.to_proto(graph.model)
+    finally:
+        g.inputs.clear()
+        g.inputs.extend(inputs)
+        for v, tensor in held:
+            v.const_value = tensor
+            g.register_initializer(v)
+
+
+def infer_shapes(graph: Graph) -> bool:
+    """Fill in what ONNX's inference can tell of every value, data propagation included. Returns whether anything is new.
+
+    A shape that was known stays unless inference knows more dimensions. What inference finds contradictory is left as
+    the model declares it; `Graph.verify` reports it.
+    """
+    import onnx
+
+    with skeleton(graph) as proto:
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+    changed = _merge(graph.model.graph, inferred.graph)
+    return changed
+
+
+def _merge(g: ir.Graph, proto: onnx.GraphProto) -> bool:
+    found = {v.name: v.type for v in (*proto.value_info, *proto.output)}
+    changed = False
+    for node, node_proto in zip(g, proto.node, strict=True):
+        for value in node.outputs:
+            if value.name and value.name in found:
+                changed |= _merge_type(value, found[value.name])
+        for a in node_proto.attribute:
+            if a.HasField("g"):
+                changed |= _merge(node.attributes[a.name].as_graph(), a.g)
+    return changed
+
+
+def _merge_type(value: ir.Value, proto: onnx.TypeProto) -> bool:
+    """Take over what `proto` knows and `value` does not."""
+    changed = False
+    if value.type is None:
+        value.type = ir.serde.deserialize_type_proto_for_type(proto)
+        changed = value.type is not None
+    shape = ir.serde.deserialize_type_proto_for_shape(proto)
+    if shape is None:
+        return changed
+    if value.shape is None:
+        value.shape = shape
+        return True
+    if value.shape.rank() != shape.rank():
+        return changed
+    dims = [b if not isinstance(a, int) and isinstance(b, int) else a for a, b in zip(value.shape, shape, strict=True)]
+    if dims != list(value.shape):
+        value.shape = ir.Shape(dims)
+        changed = True
+    return changed
+
+
+def infer_node(node: ir.Node, opset: int) -> None:
+    """Give the outputs of one node their type and shape, from those of its inputs. Unknown ops stay unknown."""
+    import onnx
+
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, ""):
+        return
+    inputs: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    names: list[str] = []
+    for i, v in enumerate(node.inputs):
+        names.append("" if v is None else f"i{i}")
+        if v is None:
+            continue
+        if v.type is None:
+            return
+        type_proto = onnx.TypeProto()
+        ir.serde.serialize_type_into(type_proto, v.type)
+        if v.shape is not None:
+            ir.serde.serialize_shape_into(type_proto, v.shape)
+        inputs[names[-1]] = type_proto
+        if is_constant(v) and v.const_value is not None and v.const_value.nbytes <= _NODE_DATA_BYTES:
+            data[names[-1]] = onnx.numpy_helper.from_array(constant(v))
+    proto = onnx.NodeProto(
+        op_type=node.op_type,
+        input=names,
+        output=[f"o{i}" for i in range(len(node.outputs))],
+        attribute=[_attribute_proto(a) for a in node.attributes.values()],
+    )
+    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    try:
+        types = onnx.shape_inference.infer_node_outputs(
+            schema, proto, inputs, data, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10
+        )
+    except onnx.shape_inference.InferenceError:
+        return  # the value keeps what its rule gave it; the whole-graph check names the node
+    for i, value in enumerate(node.outputs):
+        if f"o{i}" in types:
+            _merge_type(value, types[f"o{i}"])
+
+
+def _attribute_proto(a: ir.Attr) -> Any:
+    return ir.to_proto(a)
+
+
+def check(graph: Graph) -> None:
+    """Raise EC0305 if onnx's checker, strict type and shape inference included, refuses the graph."""
+    import onnx
+
+    from edgec.diagnostics import error
+
+    with skeleton(graph) as proto:
+        try:
+            onnx.checker.check_model(proto, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
+            raise error("EC0305", f"the graph is not valid ONNX: {str(e).strip().splitlines()[0]}") from None

@@ -1,0 +1,129 @@
+"""Target: what turns a graph into files for one device. Artifact: the files. Runner: what executes them on this host."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from edgec.diagnostics import Diagnostics
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgec.graph import Graph
+    from edgec.placement import ActualPlacement, Placement
+    from edgec.recipe import Step
+    from edgec.samples import Samples
+    from edgec.specs.schema import TargetSpec
+    from edgec.toolchain import ToolchainManager
+
+    Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a target made: files (bytes, or a path to move), and what the vendor's toolchain told about them.
+
+    `simulated`: outputs by name for each verification sample, where the SDK can only simulate in the process that
+    built (RKNN). `actual`: where each node really runs, as the vendor's compiler says. `facts`: figures for the report
+    (memory, cycles, versions). `reproducible`: False, with the reason in `facts`, where the SDK writes other bytes each
+    time.
+    """
+
+    files: Mapping[str, bytes | Path]
+    entry: str
+    simulated: Sequence[Arrays] | None = None
+    actual: ActualPlacement | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    not_verified: Sequence[str] = ()
+    reproducible: bool = True
+
+    def size(self, name: str) -> int:
+        """Bytes of one file."""
+        data = self.files[name]
+        return data.stat().st_size if isinstance(data, Path) else len(data)
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every file."""
+        return {name: _sha256(data) for name, data in sorted(self.files.items())}
+
+
+def _sha256(data: bytes | Path) -> str:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with open(data, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@dataclass
+class EmitJob:
+    """What `emit` may use: the settled options of one compilation."""
+
+    precision: str
+    workdir: Path
+    """An empty folder of this compilation; what is left in it is deleted, `workdir/logs` is kept."""
+    toolchains: ToolchainManager
+    diagnostics: Diagnostics
+    calibration: Samples | None = None
+    verification: Samples | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Target options of the user (`--option key=value`, `options:` in edgec.yaml)."""
+    progress: Callable[[str], None] = lambda text: None
+
+    @property
+    def logs(self) -> Path:
+        path = self.workdir / "logs"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+class Runner(Protocol):
+    """Executes an artifact on this host."""
+
+    describe: str
+    """What ran it, for the report: "ONNX Runtime 1.31.1 on this CPU"."""
+
+    def run(self, samples: Iterable[Arrays]) -> Iterable[Arrays]:
+        """Outputs by name for each sample of inputs by name."""
+
+
+class Target(ABC):
+    """Subclass and implement `emit`. Spec, pipelines and placement come from YAML unless overridden.
+
+    One class may serve many names (every Rockchip SoC): `self.name` is the name the user gave.
+    """
+
+    options: ClassVar[Mapping[str, str]] = {}
+    """Option -> one line of help: what `--option key=value` takes for this target."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def spec(self) -> TargetSpec:
+        """The validated spec; by default `edgec/specs/targets/<name>.yaml`."""
+        from edgec.specs.schema import builtin_target
+
+        return builtin_target(self.name)
+
+    def pipeline(self, precision: str) -> Sequence[Step]:
+        """The steps that prepare a graph for this target at `precision`."""
+        return self.spec().pipeline(precision)
+
+    def placement(self, graph: Graph, precision: str) -> Placement:
+        """Who runs each node, and why: by the op table of the spec."""
+        from edgec.placement import place
+
+        return place(graph, self.spec(), precision)
+
+    @abstractmethod
+    def emit(self, graph: Graph, job: EmitJob) -> Artifact:
+        """Make the files. A vendor's SDK runs through `job.toolchains`, never in this process."""
+
+    def runner(self, artifact: Artifact, graph: Graph) -> Runner | None:
+        """What executes (or decodes and evaluates) the artifact here; None where `simulated` holds the outputs."""
+        return None

@@ -1,0 +1,1 @@
+"""Vendor SDKs in environments of their own."""

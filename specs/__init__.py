@@ -1,0 +1,1 @@
+"""Declarative data: targets, op tables, pipelines, toolchains; and their schema."""
