@@ -1,0 +1,83 @@
+"""Fixtures every test may use, and the collector of tests/filecheck/*.onnxtxt."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def eval_dir() -> Path:
+    """The folder with real models, data and evaluate.py (EDGEC_EVAL_DIR)."""
+    folder = os.environ.get("EDGEC_EVAL_DIR")
+    if not folder:
+        pytest.skip("EDGEC_EVAL_DIR is not set: no real models and images to test with")
+    return Path(folder)
+
+
+class FileCheckFile(pytest.File):
+    """One `.onnxtxt`: `# RUN: pipeline`, `# CHECK...` lines, and one model in ONNX text. The pipeline runs on it, the
+    printed result must satisfy the CHECK lines, and (unless `# NUMERIC: off`) both graphs must compute the same."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        for i, part in enumerate(re.split(r"^# -----.*\n", self.path.read_text(), flags=re.M)):
+            name = m[1].strip() if (m := re.search(r"^# NAME: (.*)$", part, re.M)) else str(i)
+            yield FileCheckItem.from_parent(self, name=name, text=part)
+
+
+class FileCheckItem(pytest.Item):
+    def __init__(self, *, text: str, **kwargs: object) -> None:
+        super().__init__(**kwargs)  # type: ignore[arg-type]
+        self.text = text
+
+    def runtest(self) -> None:
+        from edgec.graph import Graph
+        from edgec.pipeline import PassContext, PassManager
+        from edgec.plugins import Registry
+        from edgec.recipe import build_passes, parse_pipeline
+        from edgec.testing import assert_equivalent
+
+        run = re.search(r"^# RUN: (.*)$", self.text, re.M)
+        assert run, "a filecheck test says what to run: # RUN: pass,pass"
+        model = "\n".join(line for line in self.text.splitlines() if not line.startswith("#"))
+        before = Graph.from_text(model)
+        after = before.clone()
+        passes = build_passes(parse_pipeline(run[1].strip()), Registry().passes())
+        PassManager(passes, verify="structure").run(after, PassContext())
+        printed = after.to_text()
+        self._filecheck(printed)
+        if not re.search(r"^# NUMERIC: off", self.text, re.M):
+            assert_equivalent(before, after)
+
+    def _filecheck(self, printed: str) -> None:
+        from filecheck.finput import FInput
+        from filecheck.matcher import Matcher
+        from filecheck.options import Options
+        from filecheck.parser import Parser, pattern_for_opts
+
+        checks = "\n".join(line[2:] for line in self.text.splitlines() if line.startswith("# CHECK"))
+        assert checks, "a filecheck test has CHECK lines"
+        options = Options(match_filename=str(self.path))
+        parser = Parser(options, io.StringIO(checks), *pattern_for_opts(options))
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err):
+            code = Matcher(options, FInput("<output>", printed), parser).run()
+        if code:
+            raise AssertionError(f"{err.getvalue()}\n--- output ---\n{printed}")
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        return self.path, None, f"filecheck {self.path.name}::{self.name}"
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.File | None:
+    if file_path.suffix == ".onnxtxt":
+        return FileCheckFile.from_parent(parent, path=file_path)
+    return None
