@@ -1,8 +1,14 @@
-"""Built-in targets, registered exactly like a third party's."""
+"""Built-in targets, registered exactly like a third party's. Names come from the specs of each family."""
 
 from edgec.hookspecs import hookimpl
+
+RKNN = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rk2118", "rv1103", "rv1103b", "rv1106", "rv1106b", "rv1126b")
+CPUS = ("x86-64", "arm64")
 
 
 @hookimpl
 def edgec_targets() -> dict[str, str]:
-    return {}
+    return {
+        **dict.fromkeys(RKNN, "edgec.targets.rknn.target:Rknn"),
+        **dict.fromkeys(CPUS, "edgec.targets.onnxruntime.target:OnnxRuntime"),
+    }

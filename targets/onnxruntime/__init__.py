@@ -1,1 +1,1 @@
-"""Target plugin."""
+"""ONNX Runtime on CPUs: the target that needs no SDK."""

@@ -1,1 +1,1 @@
-"""Target plugin."""
+"""Rockchip NPUs, through rknn-toolkit2 in an environment of its own."""

@@ -1,0 +1,346 @@
+"""compile() and check(): what the command line and every embedding tool call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgec.diagnostics import Diagnostics, error
+from edgec.graph import Graph
+from edgec.pipeline import Instrument, PassContext, PassManager, PassRecord
+from edgec.plugins import Registry
+from edgec.recipe import Step, build_passes, parse_pipeline, pipeline_text
+from edgec.target import Artifact, EmitJob, Target
+
+if TYPE_CHECKING:
+    from edgec.compare import Comparison
+    from edgec.placement import Placement
+    from edgec.report import Report
+    from edgec.samples import Preprocess, Samples
+    from edgec.toolchain import ToolchainManager
+
+DEFAULT_TARGET = "x86-64"
+VERIFY_SAMPLES = 8
+"""How many calibration samples verification takes where no samples of its own are given."""
+
+Verify = Literal["none", "structure", "each"]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one compilation made. `folder` is None where no output was asked for."""
+
+    graph: Graph
+    artifact: Artifact
+    placement: Placement
+    report: Report
+    diagnostics: Diagnostics
+    folder: Path | None
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage, for the report."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model taken through a target's pipeline."""
+
+    target: Target
+    precision: str
+    reference: Graph
+    """The model as loaded: what everything is compared with."""
+    graph: Graph
+    records: Sequence[PassRecord]
+    pipeline: str
+
+
+def compile(
+    model: str | os.PathLike[str] | Graph,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    calibration: str | os.PathLike[str] | Samples | None = None,
+    samples: str | os.PathLike[str] | Samples | None = None,
+    preprocess: Preprocess | None = None,
+    input_shapes: Sequence[str] = (),
+    pipeline: str | Sequence[Step] | None = None,
+    options: Mapping[str, Any] | None = None,
+    no_fallback: bool = False,
+    min_sqnr: float | None = None,
+    verify: Verify = "none",
+    instruments: Sequence[Instrument] = (),
+    registry: Registry | None = None,
+    toolchains: ToolchainManager | None = None,
+    diagnostics: Diagnostics | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Compiled:
+    """Take a model through a target's pipeline, emit, run what was emitted on this host, and compare.
+
+    Args:
+        model: an ONNX file, or a Graph (left unchanged).
+        target: a name of `edgec targets`; default "x86-64" (ONNX Runtime).
+        precision: one the target offers; default its own.
+        output: folder to write artifact, report and manifest to; replaced as a whole, or left alone on failure.
+        calibration: unlabelled inputs for quantising: .npy, .npz, a folder of images, "module:function", or Samples.
+        samples: inputs for verifying; default: the first calibration samples, else generated ones (said in the report).
+        preprocess: how images become inputs.
+        input_shapes: "name=1x3x224x224", one an input; a lone shape for a model with one input.
+        pipeline: replaces the target's own, as text or steps.
+        options: the target's options.
+        no_fallback: a node off the accelerator is an error.
+        min_sqnr: dB every output must reach against the float model, else EC0820.
+        verify: check the graph, or the passes' contracts, after every pass.
+        diagnostics: where notes and warnings go, for callers that want them even when this raises.
+
+    Raises:
+        EdgecError: with every diagnostic that led to it. Nothing is left behind in `output`.
+    """
+    from edgec.report import Report
+
+    clock, tell = _Clock(), progress or (lambda text: None)
+    registry = registry or Registry()
+    notes = diagnostics if diagnostics is not None else Diagnostics()
+    notes.items.extend(registry.diagnostics.items)
+    with clock("load"):
+        tell("load")
+        graph = model.clone() if isinstance(model, Graph) else Graph.load(model, diagnostics=notes)
+    chosen = registry.target(target or DEFAULT_TARGET)
+    ctx = PassContext(diagnostics=notes)
+    with _output(output) as folder, _workdir() as workdir:
+        with clock("samples"):
+            shaped = graph.clone()
+            if input_shapes:
+                freeze(shaped, input_shapes, registry)
+            calib = _samples(calibration, shaped, preprocess, notes)
+            checked = _verification(samples, calib, shaped, preprocess, notes)
+            ctx.samples = checked
+        with clock("passes"):
+            tell("passes")
+            lowered = lower(
+                graph, chosen, precision, input_shapes=input_shapes, pipeline=pipeline, verify=verify,
+                instruments=instruments, registry=registry, ctx=ctx,
+            )  # fmt: skip
+        with clock("placement"):
+            placement = chosen.placement(lowered.graph, lowered.precision)
+            placement.diagnose(notes, no_fallback=no_fallback)
+            notes.raise_if_errors()
+        job = EmitJob(
+            lowered.precision, workdir, toolchains or _toolchains(registry, tell), notes, calib, checked,
+            dict(options or {}), tell,
+        )  # fmt: skip
+        _check_options(chosen, job)
+        with clock("emit"):
+            tell("emit")
+            artifact = chosen.emit(lowered.graph, job)
+        with clock("verify"):
+            tell("verify")
+            verification = _verify(chosen, lowered, artifact, checked, notes, min_sqnr)
+        report = Report.make(
+            model=model if not isinstance(model, Graph) else None, lowered=lowered, placement=placement,
+            artifact=artifact, verification=verification, diagnostics=notes, seconds=clock.seconds,
+            calibration=calib, options=job.options,
+        )  # fmt: skip
+        notes.raise_if_errors()
+        final = folder.commit(artifact, report, job.logs) if folder is not None else None
+        tell("done")
+    return Compiled(lowered.graph, artifact, placement, report, notes, final)
+
+
+def lower(
+    graph: Graph,
+    target: Target,
+    precision: str | None = None,
+    *,
+    input_shapes: Sequence[str] = (),
+    pipeline: str | Sequence[Step] | None = None,
+    verify: Verify = "none",
+    instruments: Sequence[Instrument] = (),
+    registry: Registry,
+    ctx: PassContext,
+) -> Lowered:
+    """Run the target's pipeline on a copy of `graph`; `graph` itself becomes the reference."""
+    spec = target.spec()
+    precision = precision or spec.default_precision
+    if precision not in spec.precisions:
+        offered = ", ".join(spec.precisions)
+        raise error("EC0102", f"{target.name} does not offer precision {precision!r}", hint=f"it offers {offered}")
+    ctx.target, ctx.precision = spec, precision
+    steps = target.pipeline(precision) if pipeline is None else pipeline
+    steps = parse_pipeline(steps) if isinstance(steps, str) else list(steps)
+    if input_shapes:
+        steps = [{"freeze-shapes": {"shapes": list(input_shapes)}}, *steps]
+    passes = build_passes(steps, registry.passes())
+    after = graph.clone()
+    if spec.static_shapes and not input_shapes:
+        from edgec.passes.prepare.freeze_shapes import require_static_inputs
+
+        require_static_inputs(after, target.name)
+    records = PassManager(passes, instruments, verify).run(after, ctx)
+    return Lowered(target, precision, graph, after, records, pipeline_text(passes))
+
+
+def check(
+    model: str | os.PathLike[str] | Graph,
+    targets: Sequence[str],
+    *,
+    precision: str | None = None,
+    input_shapes: Sequence[str] = (),
+    registry: Registry | None = None,
+    diagnostics: Diagnostics | None = None,
+) -> dict[str, Placement]:
+    """Where each node would run, for each target; no SDK is needed. Targets that share a pipeline share its run."""
+    registry = registry or Registry()
+    notes = diagnostics if diagnostics is not None else Diagnostics()
+    graph = model.clone() if isinstance(model, Graph) else Graph.load(model, diagnostics=notes)
+    lowered: dict[tuple[str, int], Lowered] = {}
+    out: dict[str, Placement] = {}
+    for name in targets:
+        target = registry.target(name)
+        spec = target.spec()
+        chosen = precision if precision in spec.precisions else spec.default_precision
+        key = (repr(target.pipeline(chosen)), spec.static_shapes)
+        if key not in lowered:
+            ctx = PassContext(diagnostics=notes)
+            lowered[key] = lower(graph, target, chosen, input_shapes=input_shapes, registry=registry, ctx=ctx)
+        out[name] = target.placement(lowered[key].graph, chosen)
+    return out
+
+
+def freeze(graph: Graph, input_shapes: Sequence[str], registry: Registry) -> None:
+    """Fix the inputs of `graph`, in place, as `--input-shape` does."""
+    steps: list[Step] = [{"freeze-shapes": {"shapes": list(input_shapes)}}]
+    PassManager(build_passes(steps, registry.passes())).run(graph)
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _output(output: str | os.PathLike[str] | None) -> Iterator[Any]:
+    if output is None:
+        yield None
+        return
+    from edgec.output import OutputFolder
+
+    with OutputFolder(Path(output)) as folder:
+        yield folder
+
+
+@contextmanager
+def _workdir() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="edgec-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _toolchains(registry: Registry, tell: Callable[[str], None]) -> ToolchainManager:
+    from edgec.toolchain import ToolchainManager
+
+    return ToolchainManager(descriptions=registry.toolchains(), progress=tell)
+
+
+def _check_options(target: Target, job: EmitJob) -> None:
+    from edgec.diagnostics import did_you_mean
+
+    for name in job.options:
+        if name not in target.options:
+            known = list(target.options)
+            hint = did_you_mean(name, known, f"its options: {', '.join(known) or 'none'}")
+            job.diagnostics.error("EC0103", f"target {target.name} has no option {name!r}", hint=hint)
+    job.diagnostics.raise_if_errors()
+
+
+def _samples(source: Any, graph: Graph, preprocess: Preprocess | None, notes: Diagnostics) -> Samples | None:
+    from edgec.samples import Samples, open_samples
+
+    if source is None or isinstance(source, Samples):
+        return source
+    return open_samples(source, graph, preprocess=preprocess, diagnostics=notes)
+
+
+def _verification(
+    source: Any, calibration: Samples | None, graph: Graph, preprocess: Preprocess | None, notes: Diagnostics
+) -> Samples:
+    from edgec.samples import generated_samples
+
+    given = _samples(source, graph, preprocess, notes)
+    if given is not None:
+        return given
+    if calibration is not None:
+        return calibration.take(VERIFY_SAMPLES)
+    return generated_samples(graph)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far what was emitted is from the float model, on the same samples."""
+
+    runner: str
+    samples: Samples
+    optimised: Comparison
+    artifact: Comparison | None
+    not_verified: tuple[str, ...]
+
+
+def _verify(
+    target: Target, lowered: Lowered, artifact: Artifact, samples: Samples, notes: Diagnostics, min_sqnr: float | None
+) -> Verification:
+    from edgec.compare import compare
+    from edgec.runtime import Session
+
+    reference = list(Session(lowered.reference).run_all(samples))
+    optimised = compare(reference, Session(lowered.graph).run_all(samples))
+    not_verified = list(artifact.not_verified)
+    comparison, runner_name = None, "none"
+    if artifact.simulated is not None:
+        comparison, runner_name = compare(reference, artifact.simulated), str(artifact.facts.get("runner", "the SDK"))
+    else:
+        runner = target.runner(artifact, lowered.graph)
+        if runner is not None:
+            comparison, runner_name = compare(reference, runner.run(samples)), runner.describe
+    if comparison is None:
+        not_verified.append("the artifact was not executed: this target has no runner on this host")
+        notes.warn("EC0821", f"the {target.name} artifact was not executed on this host", hint="run it on the device")
+    else:
+        _judge(comparison, notes, min_sqnr)
+    if samples.generated:
+        not_verified.append(f"accuracy on real data: {samples.describe}")
+    return Verification(runner_name, samples, optimised, comparison, tuple(not_verified))
+
+
+LOW_SQNR = 10.0
+"""dB below which an output is called wrong rather than rounded: a third of its amplitude is error."""
+
+
+def _judge(comparison: Comparison, notes: Diagnostics, min_sqnr: float | None) -> None:
+    for out in comparison.outputs:
+        if not out.finite:
+            notes.warn("EC0822", f"output {out.name!r} of the artifact has NaN or infinite values")
+        if min_sqnr is not None and out.sqnr_db < min_sqnr:
+            what = f"output {out.name!r} reaches {out.sqnr_db:.1f} dB, {min_sqnr:g} dB are asked for"
+            notes.error("EC0820", what, hint="a higher precision, or calibration data nearer to real inputs")
+        elif out.sqnr_db < LOW_SQNR:
+            what = f"output {out.name!r} is far from the float model: {out.sqnr_db:.1f} dB"
+            notes.warn("EC0823", what, hint="`edgec compare` shows the layer where it begins")

@@ -1,0 +1,77 @@
+"""The onnxruntime target: an optimised ONNX file, and the ORT format where a minimal build of the runtime reads it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from edgec.diagnostics import error
+from edgec.graph import INLINE_LIMIT, Graph
+from edgec.target import Artifact, EmitJob, Runner, Target
+
+if TYPE_CHECKING:
+    from edgec.target import Arrays
+
+_MACHINES = {"x86-64": ("x86_64", "AMD64"), "arm64": ("aarch64", "arm64")}
+
+
+class OnnxRuntime(Target):
+    """`x86-64` and `arm64`: files for ONNX Runtime's CPU provider, checked by running them here."""
+
+    options: ClassVar[Mapping[str, str]] = {
+        "format": "onnx (default), ort (the flatbuffer form minimal builds read, for phones), or both",
+    }
+
+    def emit(self, graph: Graph, job: EmitJob) -> Artifact:
+        form = str(job.options.get("format", "onnx"))
+        if form not in ("onnx", "ort", "both"):
+            raise error("EC0450", f"option format is onnx, ort or both, not {form!r}")
+        folder = job.workdir / "onnx"
+        folder.mkdir()
+        written = graph.save(folder / "model.onnx")
+        files: dict[str, bytes | Path] = {p.name: p for p in written}
+        not_verified = []
+        if form != "onnx":
+            if len(written) > 1:
+                raise error("EC0451", f"the ORT format holds at most {INLINE_LIMIT} bytes of weights", hint="use format=onnx")
+            files["model.ort"] = _to_ort_format(written[0], folder / "model.ort")
+            if form == "ort":
+                del files["model.onnx"]
+        if platform.machine() not in _MACHINES.get(self.name, (platform.machine(),)):
+            not_verified.append(f"{self.name} kernels: the artifact was run on this {platform.machine()} host instead")
+        entry = "model.onnx" if "model.onnx" in files else "model.ort"
+        return Artifact(files, entry, not_verified=tuple(not_verified))
+
+    def runner(self, artifact: Artifact, graph: Graph) -> Runner | None:
+        path = artifact.files[artifact.entry]
+        assert isinstance(path, Path)  # emit writes files
+        return _SessionRunner(path)
+
+
+class _SessionRunner:
+    """Runs the file as a user would: ONNX Runtime's own load-time optimisations on."""
+
+    def __init__(self, path: Path) -> None:
+        from edgec.runtime import Session
+
+        self._session = Session(path, optimise=True)
+        self.describe = self._session.describe
+
+    def run(self, samples: Iterable[Arrays]) -> Iterator[Arrays]:
+        yield from self._session.run_all(samples)
+
+
+def _to_ort_format(model: Path, out: Path) -> Path:
+    """Convert with the runtime itself (onnxruntime docs: "ORT model format"). Only portable (extended) optimisations:
+    layouts of this host's CPU must not be baked into a file for another one."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(out)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return out
