@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgec import __version__
 from edgec.diagnostics import Diagnostics, error
 from edgec.graph import Graph
 from edgec.pipeline import Instrument, PassContext, PassManager, PassRecord
@@ -20,7 +22,6 @@ from edgec.recipe import Step, build_passes, parse_pipeline, pipeline_text
 from edgec.target import Artifact, EmitJob, Target
 
 if TYPE_CHECKING:
-    from edgec.compare import Comparison
     from edgec.placement import Placement
     from edgec.report import Report
     from edgec.samples import Preprocess, Samples
@@ -115,7 +116,8 @@ def compile(
     Raises:
         EdgecError: with every diagnostic that led to it. Nothing is left behind in `output`.
     """
-    from edgec.report import Report
+    from edgec.report import ArtifactFacts, ModelFacts, Report
+    from edgec.verify import verify_artifact
 
     clock, tell = _Clock(), progress or (lambda text: None)
     registry = registry or Registry()
@@ -154,13 +156,25 @@ def compile(
             artifact = chosen.emit(lowered.graph, job)
         with clock("verify"):
             tell("verify")
-            verification = _verify(chosen, lowered, artifact, checked, notes, min_sqnr)
-        report = Report.make(
-            model=model if not isinstance(model, Graph) else None, lowered=lowered, placement=placement,
-            artifact=artifact, verification=verification, diagnostics=notes, seconds=clock.seconds,
-            calibration=calib, options=job.options,
-        )  # fmt: skip
+            verification = verify_artifact(chosen, lowered.reference, lowered.graph, artifact, checked, notes, min_sqnr)
+        differences = _differences(placement, artifact, notes)
         notes.raise_if_errors()
+        report = Report(
+            edgec_version=__version__,
+            model=ModelFacts.of(graph, path=graph.source or "", sha256=_hash(graph)),
+            target=chosen.name,
+            precision=lowered.precision,
+            passes=tuple(lowered.records),
+            ops_before=dict(graph.op_counts()),
+            ops_after=dict(lowered.graph.op_counts()),
+            placement=placement.to_json(),
+            differences=differences,
+            artifact=ArtifactFacts.of(artifact),
+            verification=verification,
+            diagnostics=tuple(notes.items),
+            seconds=dict(clock.seconds),
+            options=dict(job.options),
+        )
         final = folder.commit(artifact, report, job.logs) if folder is not None else None
         tell("done")
     return Compiled(lowered.graph, artifact, placement, report, notes, final)
@@ -293,54 +307,22 @@ def _verification(
     return generated_samples(graph)
 
 
-@dataclass(frozen=True)
-class Verification:
-    """How far what was emitted is from the float model, on the same samples."""
+def _differences(placement: Placement, artifact: Artifact, notes: Diagnostics) -> tuple[Mapping[str, Any], ...]:
+    """Where the vendor's compiler disagrees with our table; each one is a warning: the table was wrong."""
+    if artifact.actual is None:
+        return ()
+    from edgec.placement import differences
 
-    runner: str
-    samples: Samples
-    optimised: Comparison
-    artifact: Comparison | None
-    not_verified: tuple[str, ...]
-
-
-def _verify(
-    target: Target, lowered: Lowered, artifact: Artifact, samples: Samples, notes: Diagnostics, min_sqnr: float | None
-) -> Verification:
-    from edgec.compare import compare
-    from edgec.runtime import Session
-
-    reference = list(Session(lowered.reference).run_all(samples))
-    optimised = compare(reference, Session(lowered.graph).run_all(samples))
-    not_verified = list(artifact.not_verified)
-    comparison, runner_name = None, "none"
-    if artifact.simulated is not None:
-        comparison, runner_name = compare(reference, artifact.simulated), str(artifact.facts.get("runner", "the SDK"))
-    else:
-        runner = target.runner(artifact, lowered.graph)
-        if runner is not None:
-            comparison, runner_name = compare(reference, runner.run(samples)), runner.describe
-    if comparison is None:
-        not_verified.append("the artifact was not executed: this target has no runner on this host")
-        notes.warn("EC0821", f"the {target.name} artifact was not executed on this host", hint="run it on the device")
-    else:
-        _judge(comparison, notes, min_sqnr)
-    if samples.generated:
-        not_verified.append(f"accuracy on real data: {samples.describe}")
-    return Verification(runner_name, samples, optimised, comparison, tuple(not_verified))
+    found = differences(placement, artifact.actual)
+    for d in found:
+        notes.warn("EC0410", d.message, hint="please report it: the op table of this target needs the case")
+    return tuple(d.to_json() for d in found)
 
 
-LOW_SQNR = 10.0
-"""dB below which an output is called wrong rather than rounded: a third of its amplitude is error."""
-
-
-def _judge(comparison: Comparison, notes: Diagnostics, min_sqnr: float | None) -> None:
-    for out in comparison.outputs:
-        if not out.finite:
-            notes.warn("EC0822", f"output {out.name!r} of the artifact has NaN or infinite values")
-        if min_sqnr is not None and out.sqnr_db < min_sqnr:
-            what = f"output {out.name!r} reaches {out.sqnr_db:.1f} dB, {min_sqnr:g} dB are asked for"
-            notes.error("EC0820", what, hint="a higher precision, or calibration data nearer to real inputs")
-        elif out.sqnr_db < LOW_SQNR:
-            what = f"output {out.name!r} is far from the float model: {out.sqnr_db:.1f} dB"
-            notes.warn("EC0823", what, hint="`edgec compare` shows the layer where it begins")
+def _hash(graph: Graph) -> str:
+    """SHA-256 of the model file, or of the graph where there is no file."""
+    path = Path(graph.source) if graph.source else None
+    if path is None or not path.is_file():
+        return graph.fingerprint()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
