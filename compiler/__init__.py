@@ -1,8 +1,8 @@
 """edgec: from a trained ONNX model to what an edge accelerator runs.
 
-    import edgec
-    result = edgec.compile("model.onnx", target="rk3588", output="build/model-rk3588")
-    print(result.report.summary())
+import edgec
+result = edgec.compile("model.onnx", target="rk3588", output="build/model-rk3588")
+print(result.report.summary())
 """
 
 from __future__ import annotations

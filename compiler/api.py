@@ -194,7 +194,7 @@ def lower(
 ) -> Lowered:
     """Run the target's pipeline on a copy of `graph`; `graph` itself becomes the reference."""
     spec = target.spec()
-    precision = precision or spec.default_precision
+    precision = spec.default_precision if precision is None else precision
     if precision not in spec.precisions:
         offered = ", ".join(spec.precisions)
         raise error("EC0102", f"{target.name} does not offer precision {precision!r}", hint=f"it offers {offered}")
@@ -231,7 +231,7 @@ def check(
     for name in targets:
         target = registry.target(name)
         spec = target.spec()
-        chosen = precision if precision in spec.precisions else spec.default_precision
+        chosen = precision if precision is not None and precision in spec.precisions else spec.default_precision
         key = (repr(target.pipeline(chosen)), spec.static_shapes)
         if key not in lowered:
             ctx = PassContext(diagnostics=notes)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from edgec import _sympy
 
 with _sympy.deferred():
-    import onnx_ir as ir
+    import onnx_ir as ir  # noqa: I001  the one import of onnx_ir that must come after sympy is deferred
+
+__all__ = ["INLINE_LIMIT", "IR_OPSET", "Graph", "attribute", "constant", "ir", "is_constant", "static_shape"]
 
 if TYPE_CHECKING:
     import onnx
@@ -255,4 +257,4 @@ def _default(op_type: str, domain: str, name: str, opset: int) -> Any:
     spec = schema.attributes.get(name)
     if spec is None or not spec.default_value.name:
         return None
-    return ir.from_proto(spec.default_value).value
+    return ir.serde.deserialize_attribute(spec.default_value).value

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from edgec.graph import Graph, constant, ir, is_constant
+from edgec.graph import Graph, constant, ir
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +30,7 @@ def skeleton(graph: Graph) -> Iterator[onnx.ModelProto]:
     for v in large:
         assert v.name is not None and v.const_value is not None  # initializers have both
         v.type = v.type or ir.TensorType(v.const_value.dtype)
-        v.shape = v.shape if v.shape is not None else ir.Shape(v.const_value.shape)
+        v.shape = v.shape if v.shape is not None else ir.Shape(list(v.const_value.shape.numpy()))
         v.const_value = None
         del g.initializers[v.name]
     g.inputs.extend(v for v in large if v not in inputs)
@@ -112,8 +112,9 @@ def infer_node(node: ir.Node, opset: int) -> None:
         if v.shape is not None:
             ir.serde.serialize_shape_into(type_proto, v.shape)
         inputs[names[-1]] = type_proto
-        if is_constant(v) and v.const_value is not None and v.const_value.nbytes <= _NODE_DATA_BYTES:
-            data[names[-1]] = onnx.numpy_helper.from_array(constant(v))
+        array = constant(v) if v.const_value is not None and v.const_value.nbytes <= _NODE_DATA_BYTES else None
+        if array is not None:
+            data[names[-1]] = onnx.numpy_helper.from_array(array)
     proto = onnx.NodeProto(
         op_type=node.op_type,
         input=names,

@@ -233,22 +233,27 @@ def _solve(goals: _Goals, m: Match) -> bool:
 
 
 def _var(term: Var, value: ir.Value | None, others: _Goals, m: Match) -> bool:
-    if value is None:
-        if not term.optional:
-            return False
-    elif term.constant and not is_constant(value):
-        return False
-    elif term.check is not None and not term.check(value):
+    if not _admits(term, value):
         return False
     if term.name in m.values:
         return m.values[term.name] is value and _solve(others, m)
-    if value is not None and term.where is not None and not term.where(constant(value)):
-        return False
+    if term.where is not None:
+        data = constant(value)
+        if data is not None and not term.where(data):
+            return False
     m.values[term.name] = value
     if _solve(others, m):
         return True
     del m.values[term.name]
     return False
+
+
+def _admits(term: Var, value: ir.Value | None) -> bool:
+    if value is None:
+        return term.optional
+    if term.constant and not is_constant(value):
+        return False
+    return term.check is None or term.check(value)
 
 
 def _literal(want: float, value: ir.Value | None) -> bool:

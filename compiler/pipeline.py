@@ -63,9 +63,7 @@ class Pass(ABC):
 
     def options(self) -> dict[str, Any]:
         """The options that differ from their defaults."""
-        return {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != _default(f)
-        }
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != _default(f)}
 
     def spec(self) -> str:
         """The text that makes this pass: `fold-constants{max-bytes=65536}`."""

@@ -39,7 +39,9 @@ class Catalog(Mapping[str, type[T]], Generic[T]):
         owners = self._refs[name]
         if len(owners) > 1:
             plugins = ", ".join(repr(p) for p, _ in owners)
-            raise error("EC0112", f"{name!r} is provided by more than one plugin: {plugins}", hint="uninstall all but one")
+            raise error(
+                "EC0112", f"{name!r} is provided by more than one plugin: {plugins}", hint="uninstall all but one"
+            )
         ((plugin, ref),) = owners
         if isinstance(ref, str):
             try:
@@ -124,7 +126,9 @@ class Registry:
         """
         found = self.targets()
         if name not in found:
-            raise error("EC0101", f"no target is called {name!r}", hint=did_you_mean(name, list(found), _targets_hint(found)))
+            raise error(
+                "EC0101", f"no target is called {name!r}", hint=did_you_mean(name, list(found), _targets_hint(found))
+            )
         return found[name](name)
 
     def _collect(self, hook: str, base: str) -> Catalog[Any]:
@@ -139,7 +143,9 @@ class Registry:
             try:
                 yield impl.plugin_name, dict(impl.function())
             except Exception as e:  # noqa: BLE001  as above
-                self.diagnostics.warn("EC0111", f"plugin {impl.plugin_name!r} failed in {hook}: {type(e).__name__}: {e}")
+                self.diagnostics.warn(
+                    "EC0111", f"plugin {impl.plugin_name!r} failed in {hook}: {type(e).__name__}: {e}"
+                )
 
 
 def _targets_hint(found: Catalog[Target]) -> str:

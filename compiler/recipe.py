@@ -139,7 +139,9 @@ def _build(steps: Iterable[Step], known: Catalog[Pass], errors: list[Diagnostic]
         if isinstance(step, str):
             step = {step: {}}
         if len(step) != 1:
-            errors.append(Diagnostic("EC0205", Severity.ERROR, f"a pipeline step names one pass, this one: {dict(step)}"))
+            errors.append(
+                Diagnostic("EC0205", Severity.ERROR, f"a pipeline step names one pass, this one: {dict(step)}")
+            )
             continue
         ((name, options),) = step.items()
         if name == "repeat" and isinstance(options, Sequence):

@@ -17,7 +17,9 @@ def random_inputs(graph: Graph, *, seed: int = 0, free_dim: int = 2) -> Arrays:
     rng = np.random.default_rng(seed)
     out: Arrays = {}
     for v in graph.inputs:
-        assert v.shape is not None and v.dtype is not None and v.name is not None
+        assert v.shape is not None
+        assert v.dtype is not None
+        assert v.name is not None
         shape = [d if isinstance(d, int) else free_dim for d in v.shape]
         dtype = v.dtype.numpy()
         if dtype.kind == "b":

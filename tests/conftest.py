@@ -86,7 +86,12 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Fil
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """With EDGEC_FORBID_SKIPS (CI), a skipped test fails the run: what was not tested must not look tested."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("EDGEC_FORBID_SKIPS") and reporter is not None and reporter.stats.get("skipped") and not exitstatus:
+    if (
+        os.environ.get("EDGEC_FORBID_SKIPS")
+        and reporter is not None
+        and reporter.stats.get("skipped")
+        and not exitstatus
+    ):
         for report in reporter.stats["skipped"]:
             reporter.write_line(f"skipped, which CI forbids: {report.nodeid}: {report.longrepr}")
         session.exitstatus = 1

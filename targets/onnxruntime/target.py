@@ -35,7 +35,9 @@ class OnnxRuntime(Target):
         not_verified = []
         if form != "onnx":
             if len(written) > 1:
-                raise error("EC0451", f"the ORT format holds at most {INLINE_LIMIT} bytes of weights", hint="use format=onnx")
+                raise error(
+                    "EC0451", f"the ORT format holds at most {INLINE_LIMIT} bytes of weights", hint="use format=onnx"
+                )
             files["model.ort"] = _to_ort_format(written[0], folder / "model.ort")
             if form == "ort":
                 del files["model.onnx"]
