@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgec import _sympy
 
 with _sympy.deferred():
-    import onnx_ir as ir  # noqa: I001  the one import of onnx_ir that must come after sympy is deferred
+    import onnx_ir as ir
 
 __all__ = ["INLINE_LIMIT", "IR_OPSET", "Graph", "attribute", "constant", "ir", "is_constant", "static_shape"]
 

@@ -28,7 +28,8 @@ def skeleton(graph: Graph) -> Iterator[onnx.ModelProto]:
     inputs = list(g.inputs)
     held = [(v, v.const_value) for v in large]
     for v in large:
-        assert v.name is not None and v.const_value is not None  # initializers have both
+        assert v.name is not None  # initializers have a name and data
+        assert v.const_value is not None
         v.type = v.type or ir.TensorType(v.const_value.dtype)
         v.shape = v.shape if v.shape is not None else ir.Shape(list(v.const_value.shape.numpy()))
         v.const_value = None
@@ -54,8 +55,7 @@ def infer_shapes(graph: Graph) -> bool:
 
     with skeleton(graph) as proto:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
-    changed = _merge(graph.model.graph, inferred.graph)
-    return changed
+    return _merge(graph.model.graph, inferred.graph)
 
 
 def _merge(g: ir.Graph, proto: onnx.GraphProto) -> bool:

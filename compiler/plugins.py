@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import pluggy
@@ -13,8 +14,6 @@ from edgec import hookspecs
 from edgec.diagnostics import Diagnostics, did_you_mean, error
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from edgec.pipeline import Pass
     from edgec.target import Target
 
@@ -108,14 +107,14 @@ class Registry:
     def targets(self) -> Catalog[Target]:
         return self._collect("edgec_targets", "Target")
 
-    def toolchains(self) -> dict[str, str | PathLike[str]]:
+    def toolchains(self) -> dict[str, Path]:
         """Toolchain name -> path of its description; edgec's own are not in it."""
-        out: dict[str, str | PathLike[str]] = {}
+        out: dict[str, Path] = {}
         for plugin, table in self._tables("edgec_toolchains"):
             for name, path in table.items():
                 if name in out:
                     self.diagnostics.warn("EC0112", f"toolchain {name!r} of plugin {plugin!r} is already provided")
-                out.setdefault(name, path)
+                out.setdefault(name, Path(path))
         return out
 
     def target(self, name: str) -> Target:
