@@ -1,0 +1,148 @@
+"""Runs one worker script inside a vendor SDK's interpreter: read the request, call `run(job)`, write the answer.
+
+This file is executed, not imported, by the SDK's Python, so it uses the standard library of Python 3.8 and nothing of
+edgec. A worker script is a file that says
+
+    PROTOCOL = 1
+
+    def run(job):
+        job.step("build")
+        ...
+        return {"artifact": "model.rknn"}
+
+`job.request` is the caller's mapping, `job.folder` the folder that holds the request's files and takes the answer's,
+`job.step(name)` says what happens next (shown as progress, and named when the process dies in it), `job.log_text()` is
+what the SDK printed so far. What `run` returns must be JSON; what it raises becomes the caller's error.
+
+By hand:  <SDK's python> harness.py worker.py <folder with request.json>
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+PROTOCOL = 1
+REQUEST, ANSWER, STEPS = "request.json", "answer.json", "steps.jsonl"
+
+_ADDR_NO_RANDOMIZE = 0x0040000  # <sys/personality.h>
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_SIGKILL = 9
+
+
+class Job:
+    """What a worker script sees of its request."""
+
+    def __init__(self, folder: Path, request: dict[str, Any], log: str | None) -> None:
+        self.folder = folder
+        self.request = request
+        self._log = log
+        self._start = time.monotonic()
+        self.current = "starting"
+
+    def step(self, name: str) -> None:
+        """Announce what is done next. On disk at once: a crash cannot lose it."""
+        self.current = name
+        with (self.folder / STEPS).open("a", encoding="utf-8") as f:
+            f.write(json.dumps({"step": name, "at": round(time.monotonic() - self._start, 3)}) + "\n")
+
+    def log_text(self) -> str:
+        """Everything this process and its C libraries printed so far; empty when run by hand."""
+        _flush()
+        if not self._log:
+            return ""
+        return Path(self._log).read_text(encoding="utf-8", errors="replace")
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)
+
+
+def _write_answer(folder: Path, answer: dict[str, Any]) -> None:
+    text = json.dumps(answer)
+    part = folder / (ANSWER + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(folder / ANSWER)
+
+
+def _follow_parent() -> None:
+    """Ask Linux to kill this process when edgec dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        parent = os.environ.get("EDGEC_PARENT_PID")
+        if parent is not None and os.getppid() not in (int(parent), 0):  # 0: the parent is outside this pid namespace
+            sys.exit("edgec: the process that asked for this work is gone")
+
+
+def _fixed_addresses() -> bool:
+    """True when address randomisation is off: some SDKs write addresses or their order into the artifact.
+
+    Turning it off takes a new start of the interpreter; sandboxes may forbid it, then False.
+    """
+    if sys.platform != "linux":
+        return False
+    personality = ctypes.CDLL(None).personality
+    personality.argtypes = [ctypes.c_ulong]
+    now = personality(0xFFFFFFFF)
+    if now != -1 and now & _ADDR_NO_RANDOMIZE:
+        return True
+    if now == -1 or "EDGEC_REEXEC" in os.environ or personality(now | _ADDR_NO_RANDOMIZE) == -1:
+        return False
+    os.environ["EDGEC_REEXEC"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+    raise AssertionError("execv returned")
+
+
+def _load(script: str) -> Any:
+    spec = importlib.util.spec_from_file_location("edgec_worker", script)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{script} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(script: str, folder: Path) -> int:
+    _follow_parent()
+    fixed = _fixed_addresses()
+    os.environ.pop("EDGEC_REEXEC", None)
+    os.environ.pop("EDGEC_PARENT_PID", None)
+    envelope = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    about = {"protocol": PROTOCOL, "fixed_addresses": fixed, "python": "{}.{}.{}".format(*sys.version_info[:3])}
+    if envelope["protocol"] != PROTOCOL:
+        _write_answer(folder, {**about, "mismatch": {"harness": PROTOCOL, "request": envelope["protocol"]}})
+        return 0
+    job = Job(folder, envelope["request"], envelope.get("log"))
+    try:
+        worker = _load(script)
+        spoken = getattr(worker, "PROTOCOL", None)
+        if spoken != PROTOCOL:
+            _write_answer(folder, {**about, "mismatch": {"harness": PROTOCOL, "worker": spoken}})
+            return 0
+        answer = {**about, "answer": worker.run(job)}
+        json.dumps(answer)
+    except Exception as e:  # noqa: BLE001 - whatever the SDK raises is the answer, and the caller makes it an EdgecError
+        traceback.print_exc()
+        lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+        failure = {"step": job.current, "type": type(e).__name__, "message": lines[-1] if lines else type(e).__name__}
+        failure.update(getattr(e, "details", {}))
+        answer = {**about, "error": failure}
+    _flush()
+    _write_answer(folder, answer)
+    return 0
+
+
+if __name__ == "__main__":
+    # The folder of this file comes first in sys.path of a script; its modules must not shadow the SDK's.
+    _here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != _here]
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]).resolve()))
