@@ -20,6 +20,19 @@ def _table(folder: str, classes: dict[str, str]) -> dict[str, str]:
 _PREPARE: dict[str, str] = {}
 
 _OPTIMIZE: dict[str, str] = {
+    "fold-constants": "FoldConstants",
+    "eliminate-noops": "EliminateNoops",
+    "fuse-clip": "FuseClip",
+    "fuse-silu": "FuseSilu",
+    "fuse-hard-sigmoid": "FuseHardSigmoid",
+    "fuse-hard-swish": "FuseHardSwish",
+    "fuse-mish": "FuseMish",
+    "fuse-gelu": "FuseGelu",
+    "fuse-layer-norm": "FuseLayerNorm",
+    "fuse-rms-norm": "FuseRmsNorm",
+    "fuse-softmax": "FuseSoftmax",
+    "fuse-leaky-relu": "FuseLeakyRelu",
+    "fuse-reduce": "FuseReduce",
     "fold-bn": "FoldBatchNorm",
 }
 
