@@ -1,0 +1,285 @@
+"""The schema of specs/*.yaml: targets and pipelines (op tables: op_table.py), and how they are loaded.
+
+pydantic is used in this package only; importing it costs a tenth of a second, so nothing that `edgec --help` loads
+imports this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+
+from edgec.diagnostics import Diagnostic, EdgecError, Location, Severity, did_you_mean, error
+from edgec.specs import yaml_file
+from edgec.specs.conditions import DType, Model
+from edgec.specs.op_table import OpRow, OpTable, Text, UnitSpec
+
+__all__ = [
+    "OpRow", "OpTable", "PipelineSpec", "Precision", "TargetSpec", "ToolchainNeed", "UnitSpec",
+    "builtin_pipeline", "builtin_target", "builtin_targets", "check_spec", "json_schema", "load_spec",
+]  # fmt: skip
+
+StepSpec = str | dict[str, JsonValue]
+
+
+class PipelineSpec(Model):
+    """A list of passes with options. With `extends`, the steps are appended to the inherited ones."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    description: Text
+    steps: tuple[StepSpec, ...] = Field(description="`pass`, `pass: {option: value}` or `repeat: [steps]`")
+
+    @field_validator("steps")
+    @classmethod
+    def _one_pass_a_step(cls, steps: tuple[StepSpec, ...]) -> tuple[StepSpec, ...]:
+        for i, step in enumerate(steps):
+            if isinstance(step, dict) and len(step) != 1:
+                raise ValueError(f"step {i + 1} names {len(step)} passes; a step is one `pass: {{option: value}}`")
+        return steps
+
+
+class ToolchainNeed(Model):
+    """The vendor SDK the target is emitted with, and the version everything here was tested with."""
+
+    name: Text
+    version: Text
+
+
+class Precision(Model):
+    """One way to run on the device: element types, and the pipeline that prepares a graph for it."""
+
+    weights: DType
+    activations: DType
+    pipeline: PipelineSpec = Field(description="a pipeline's name, or a pipeline written out")
+    calibration: bool = Field(False, description="whether sample inputs are needed to choose ranges")
+    evidence: Text
+
+
+class TargetSpec(Model):
+    """One device. Everything edgec knows about it that is not code."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    family: Text
+    vendor: Text
+    description: Text
+    platform: Text = Field(description="what the vendor's SDK calls the device")
+    toolchain: ToolchainNeed | None = Field(
+        None, description="the SDK needed to emit; none for what edgec emits itself"
+    )
+    precisions: Annotated[dict[str, Precision], Field(min_length=1)]
+    default_precision: Text
+    unavailable: dict[str, Text] = Field({}, description="precisions users will ask for, and why there are not offered")
+    opset: Annotated[int, Field(ge=1)] = Field(description="the newest ONNX opset the device's compiler reads")
+    static_shapes: bool = Field(description="whether every dimension must be a number")
+    layout: Text | None = Field(None, description="how the device stores feature maps")
+    alignment: dict[str, Annotated[int, Field(gt=0)]] = Field({}, description="what sizes are rounded up to")
+    op_table: OpTable = Field(description="an op table's name, or a table written out")
+    runner: Text = Field(description="what executes the artifact on this host, for people")
+    notes: tuple[Text, ...] = ()
+    evidence: Text
+
+    @model_validator(mode="after")
+    def _default_is_offered(self) -> TargetSpec:
+        if self.default_precision not in self.precisions:
+            raise ValueError(f"default_precision {self.default_precision!r} is not one of {list(self.precisions)}")
+        both = sorted(set(self.precisions) & set(self.unavailable))
+        if both:
+            raise ValueError(f"{both} cannot be offered and unavailable at once")
+        return self
+
+    @property
+    def units(self) -> tuple[UnitSpec, ...]:
+        """The fused units of the device's compiler."""
+        return self.op_table.units
+
+    def precision(self, name: str | None = None) -> tuple[str, Precision]:
+        """The precision called `name`, or the default one.
+
+        Raises:
+            EdgecError: EC0403 the target does not offer it; the message says why where the spec knows.
+        """
+        name = name or self.default_precision
+        if name in self.precisions:
+            return name, self.precisions[name]
+        offered = f"{self.name} offers {', '.join(self.precisions)}"
+        why = self.unavailable.get(name)
+        message = f"{self.name} has no precision {name!r}" + (f": {why}" if why else "")
+        raise error("EC0403", message, hint=offered if why else did_you_mean(name, list(self.precisions), offered))
+
+    def pipeline(self, precision: str | None = None) -> list[str | Mapping[str, Any]]:
+        """The steps that prepare a graph for this target at a precision (by default the default one).
+
+        Raises:
+            EdgecError: EC0403 as `precision`.
+        """
+        return list(self.precision(precision)[1].pipeline.steps)
+
+
+M = TypeVar("M", bound=Model)
+
+_KINDS: Mapping[str, yaml_file.Kind] = {
+    "target": yaml_file.Kind(
+        folders=("targets", "targets/families"),
+        rows=frozenset({"precisions", "unavailable", "alignment"}),
+        includes={("op_table",): "op table", ("precisions", "*", "pipeline"): "pipeline"},
+    ),
+    "op table": yaml_file.Kind(folders=("ops",), rows=frozenset({"ops"}), prepare=lambda doc: _spread_evidence(doc)),
+    "pipeline": yaml_file.Kind(folders=("pipelines",), grows=frozenset({"steps"})),
+}
+_KIND_OF: Mapping[type[Model], str] = {TargetSpec: "target", OpTable: "op table", PipelineSpec: "pipeline"}
+
+
+def _spread_evidence(doc: yaml_file.Document) -> None:
+    """A table's evidence belongs to the rows of that file, also where another table inherits them."""
+    ops, evidence = doc.data.get("ops"), doc.data.get("evidence")
+    if isinstance(ops, dict) and isinstance(evidence, str):
+        for row in ops.values():
+            if isinstance(row, dict):
+                row.setdefault("evidence", evidence)
+
+
+def load_spec(cls: type[M], source: str | os.PathLike[str] | Traversable) -> M:
+    """Read and validate a spec file, with everything it extends and includes.
+
+    Raises:
+        EdgecError: every mistake of every file at once, with file, line and column (EC0501..EC0505).
+    """
+    spec, errors = _load(cls, source)
+    if spec is None or errors:
+        raise EdgecError(*errors)
+    return spec
+
+
+def _load(cls: type[M], source: str | os.PathLike[str] | Traversable) -> tuple[M | None, list[Diagnostic]]:
+    doc = yaml_file.load(source, _KIND_OF[cls], _KINDS)
+    spec: M | None = None
+    errors = list(doc.errors)
+    if isinstance(doc.data, dict):
+        try:  # through JSON: pydantic's strict mode takes JSON's lists for tuples, Python's it refuses
+            spec = cls.model_validate_json(json.dumps(doc.data))
+        except ValidationError as e:
+            errors += _mistakes(e, doc)
+    return spec, sorted(
+        set(errors), key=lambda d: (d.location.file or "", d.location.line or 0, d.location.column or 0)
+    )
+
+
+def _mistakes(e: ValidationError, doc: yaml_file.Document) -> Iterable[Diagnostic]:
+    for x in e.errors():
+        key = tuple(int(k) if isinstance(k, str) and k.isdigit() else k for k in x["loc"])
+        place = max((doc.place(tuple(x["loc"])), doc.place(key)), key=lambda p: (p.line or 0, p.column or 0))
+        where = ".".join(str(k) for k in x["loc"] if k != "[key]")
+        text = x["msg"].removeprefix("Value error, ")
+        text = text[:1].lower() + text[1:]
+        yield Diagnostic("EC0503", Severity.ERROR, f"{where}: {text}" if where else text, place)
+
+
+def builtin_targets() -> list[str]:
+    """Names of the targets edgec ships specs for."""
+    return yaml_file.names("targets")
+
+
+def builtin_target(name: str) -> TargetSpec:
+    """The spec `specs/targets/<name>.yaml`.
+
+    Raises:
+        EdgecError: EC0404 there is none of that name.
+    """
+    return load_spec(TargetSpec, _builtin("targets", name, "EC0404", "target"))
+
+
+def builtin_pipeline(name: str) -> PipelineSpec:
+    """The pipeline `specs/pipelines/<name>.yaml`.
+
+    Raises:
+        EdgecError: EC0405 there is none of that name.
+    """
+    return load_spec(PipelineSpec, _builtin("pipelines", name, "EC0405", "pipeline"))
+
+
+def _builtin(folder: str, name: str, code: str, what: str) -> Traversable:
+    source = files("edgec.specs").joinpath(folder, f"{name}.yaml")
+    if "/" in name or not source.is_file():
+        hint = did_you_mean(name, yaml_file.names(folder), f"built in: {', '.join(yaml_file.names(folder))}")
+        raise error(code, f"no built-in {what} is called {name!r}", hint=hint)
+    return source
+
+
+def check_spec(source: str | os.PathLike[str], passes: Iterable[str] | None = None) -> list[Diagnostic]:
+    """Everything wrong with a spec file of any kind. `passes`: the names a pipeline may use, if that is to be checked."""
+    kind = _kind(source)
+    spec, errors = _load(kind, source)
+    if passes is not None and spec is not None:
+        known = {*passes}
+        pipelines: dict[str, PipelineSpec] = {}
+        if isinstance(spec, PipelineSpec):
+            pipelines[spec.name] = spec
+        elif isinstance(spec, TargetSpec):
+            pipelines = {p.pipeline.name: p.pipeline for p in spec.precisions.values()}
+        for pipeline in pipelines.values():
+            for name in step_names(pipeline.steps):
+                if name not in known:
+                    message = f"pipeline {pipeline.name}: no pass is called {name!r}"
+                    hint = did_you_mean(name, sorted(known), "`edgec passes` lists them")
+                    errors.append(Diagnostic("EC0506", Severity.ERROR, message, Location(str(source)), hint))
+    return errors
+
+
+def step_names(steps: Iterable[Any]) -> Iterable[str]:
+    """Names of the passes in steps, groups included."""
+    for step in steps:
+        if isinstance(step, str):
+            yield step
+            continue
+        for name, options in step.items():
+            if name == "repeat" and isinstance(options, list):
+                yield from step_names(options)
+            else:
+                yield name
+
+
+def _kind(source: str | os.PathLike[str]) -> type[Model]:
+    from pathlib import Path
+
+    data = yaml_file.read(Path(source)).data
+    keys = set(data) if isinstance(data, dict) else set()
+    if "steps" in keys:
+        return PipelineSpec
+    if keys & {"ops", "unlisted", "units"}:
+        return OpTable
+    return TargetSpec
+
+
+def json_schema(cls: type[Model]) -> dict[str, Any]:
+    """The JSON Schema of a kind of spec file, for editors: docs/schema/*.json.
+
+    It describes files, not loaded specs: `extends` is allowed and then nothing is required, and where a file may be named
+    instead of its contents, a string is.
+    """
+    schema = cls.model_json_schema()
+    how = _KINDS[_KIND_OF[cls]]
+    properties = cast("dict[str, Any]", schema["properties"])
+    properties["extends"] = {
+        "type": "string",
+        "description": "a spec of the same kind to inherit from: a name or a path",
+    }
+    required = schema.pop("required", [])
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": required}]
+    for pattern in how.includes:
+        owner = schema if len(pattern) == 1 else schema["$defs"]["Precision"]
+        inner = owner["properties"][pattern[-1]]
+        note = inner.pop("description", "")
+        owner["properties"][pattern[-1]] = {"anyOf": [{"type": "string"}, inner], "description": note}
+    for name in how.rows:
+        inner = properties[name]
+        if isinstance(entry := inner.get("additionalProperties"), dict):
+            inner["additionalProperties"] = {"anyOf": [entry, {"type": "null"}]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
