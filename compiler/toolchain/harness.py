@@ -131,7 +131,8 @@ def main(script: str, folder: Path) -> int:
         answer = {**about, "answer": worker.run(job)}
         json.dumps(answer)
     except Exception as e:  # noqa: BLE001 - whatever the SDK raises is the answer, and the caller makes it an EdgecError
-        traceback.print_exc()
+        if not hasattr(e, "details"):  # a failure the script foresaw; its traceback would only hide the SDK's words
+            traceback.print_exc()
         lines = [line.strip() for line in str(e).splitlines() if line.strip()]
         failure = {"step": job.current, "type": type(e).__name__, "message": lines[-1] if lines else type(e).__name__}
         failure.update(getattr(e, "details", {}))

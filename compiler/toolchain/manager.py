@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from edgec.diagnostics import Diagnostic, EdgecError, Location, Severity, did_you_mean, error
 from edgec.toolchain import probe
 from edgec.toolchain.description import ToolchainDescription, builtin_descriptions, load_description
-from edgec.toolchain.environment import Environment, cache_root, installed_paths, remove
+from edgec.toolchain.environment import Environment, cache_root, folder_size, installed_paths, remove
 from edgec.toolchain.processes import physical_memory
 from edgec.toolchain.worker import PROTOCOL, Answer, run_worker
 
@@ -103,7 +103,8 @@ class ToolchainManager:
     ) -> None:
         self.cache_dir = cache_root(cache_dir)
         self.offline = offline
-        self.overrides = dict(overrides or {})
+        # absolute, but not resolved: the link in a virtual environment is what makes it one
+        self.overrides = {name: Path(os.path.abspath(python)) for name, python in (overrides or {}).items()}
         self.progress = progress
         self._paths = {**builtin_descriptions(), **(descriptions or {})}
         for name in self.overrides:
@@ -164,16 +165,16 @@ class ToolchainManager:
             notes.append(Diagnostic("EC0614", Severity.WARNING, what, Location(), hint))
         return Toolchain(name, description.sdk, python, versions, tuple(notes), description.keep_env, self.progress)
 
-    def remove(self, name: str) -> list[Path]:
+    def remove(self, name: str) -> Sequence[Path]:
         """Delete its environments, also those of older locks; returns their paths. EC0610 if that fails."""
         self.description(name)
         return remove(self.cache_dir / "toolchains", name, self.progress)
 
-    def doctor(self, name: str | None = None) -> list[Check]:
+    def doctor(self, name: str | None = None) -> Sequence[Check]:
         """Really import the SDKs. Installs nothing; what is not installed is said so, and is no failure."""
         return [check for n in ([name] if name else self.names) for check in self._examine(n)]
 
-    def _examine(self, name: str) -> list[Check]:
+    def _examine(self, name: str) -> Sequence[Check]:
         try:
             description = self.description(name)
             if name in self.overrides:
@@ -214,8 +215,6 @@ class ToolchainManager:
         stamp = environment.stamp()
         outdated = [p for p in installed_paths(root, name) if p != environment.path or stamp is None]
         problem = f"{len(outdated)} outdated or broken: `edgec toolchain remove {name}`" if outdated else None
-        from edgec.toolchain.environment import folder_size
-
         size = (stamp["size_bytes"] if stamp else 0) + sum(folder_size(p) for p in outdated)
         return ToolchainStatus(
             name, description.sdk, description.version, stamp is not None, environment.path if stamp else None,

@@ -136,7 +136,18 @@ def run_worker(
         ) from e
     scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=workdir))
     try:
-        return _Run(python, script, workdir, scratch, sdk, timeout, memory, log, progress, env or {}).answer()
+        return _Run(
+            Path(os.path.abspath(python)),
+            script.resolve(),
+            workdir,
+            scratch,
+            sdk,
+            timeout,
+            memory,
+            log,
+            progress,
+            env or {},
+        ).answer()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

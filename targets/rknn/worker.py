@@ -27,7 +27,7 @@ from typing import Any
 PROTOCOL = 1
 
 _COMPILER = re.compile(r"librknnc version: ([^\r\n]+)")
-_ERROR_LINE = re.compile(r"^(?:\x1b\[[0-9;]*m)*E (.+?)(?:\x1b\[[0-9;]*m)*$", re.MULTILINE)
+_NOISE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class SdkFailure(RuntimeError):
@@ -89,17 +89,23 @@ def _call(job: Any, step: str, call: Any) -> int:
     try:
         code = call()
     except Exception as e:
-        # The last line of the text is the inner exception; the whole of it goes to the log with our traceback.
+        # The last line of the text is the inner exception; the whole of it goes to the log.
         lines = [line.strip() for line in str(e).splitlines() if line.strip()]
         message = lines[-1] if lines else type(e).__name__
+        print("\n".join(lines))
         raise SdkFailure(message, {"style": "exception", "type": type(e).__name__, "lines": lines[-12:]}) from e
     if code not in (0, None):
-        said = [line.strip() for line in _ERROR_LINE.findall(job.log_text()[before:])]
-        said = [line for line in said if not line.startswith("RKNN: [") or "Unkown op target" not in line]
+        said = _error_lines(job.log_text()[before:])
         reason = said[-1] if said else "no reason in the log"
         details = {"style": "return code", "return_code": code, "lines": said[-12:]}
         raise SdkFailure(f"{step} returned {code}: {reason}", details)
     return 0
+
+
+def _error_lines(log: str) -> list[str]:
+    """What the SDK logged as errors ("E build: ..."), without the one that every successful build prints too."""
+    lines = _NOISE.sub("", log).replace("\r", "\n").split("\n")
+    return [line[2:].strip() for line in lines if line.startswith("E ") and "Unkown op target" not in line]
 
 
 def _write_dataset(folder: Path, samples: list[list[str]]) -> str:
@@ -126,7 +132,7 @@ def _simulate(job: Any, rknn: Any, samples: list[list[str]], names: list[str]) -
         inputs = [x.astype(np.float32) if x.dtype == np.float64 else x for x in inputs]
         got = rknn.inference(inputs=inputs, data_format=["nchw"] * len(inputs))
         if got is None:
-            said = _ERROR_LINE.findall(job.log_text())
+            said = _error_lines(job.log_text())
             raise SdkFailure(f"the simulator gave nothing: {said[-1] if said else 'no reason in the log'}", {})
         if len(got) != len(names):
             raise SdkFailure(f"the simulator gave {len(got)} outputs, the model has {len(names)}", {})
