@@ -17,7 +17,13 @@ def _table(folder: str, classes: dict[str, str]) -> dict[str, str]:
     return {name: f"edgec.passes.{folder}.{name.replace('-', '_')}:{cls}" for name, cls in classes.items()}
 
 
-_PREPARE: dict[str, str] = {}
+_PREPARE: dict[str, str] = {
+    "inline-functions": "InlineFunctions",
+    "constants-to-initializers": "ConstantsToInitializers",
+    "upgrade-opset": "UpgradeOpset",
+    "freeze-shapes": "FreezeShapes",
+    "infer-shapes": "InferShapes",
+}
 
 _OPTIMIZE: dict[str, str] = {
     "fold-constants": "FoldConstants",
@@ -34,6 +40,9 @@ _OPTIMIZE: dict[str, str] = {
     "fuse-leaky-relu": "FuseLeakyRelu",
     "fuse-reduce": "FuseReduce",
     "fold-bn": "FoldBatchNorm",
+    "fold-scale-bias": "FoldScaleBias",
+    "cse": "CommonSubexpressions",
+    "remove-dead": "RemoveDead",
 }
 
 _LEGALIZE: dict[str, str] = {}
