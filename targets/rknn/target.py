@@ -1,0 +1,157 @@
+"""Rockchip NPUs: a real `.rknn` file, simulated by the SDK that built it, with the placement its compiler decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from edgec.actual_placement import ActualNode, ActualPlacement
+from edgec.diagnostics import Location, error
+from edgec.graph import Graph
+from edgec.target import Artifact, EmitJob, Target
+from edgec.targets.rknn.flatbuffer import read_rknn
+from edgec.targets.rknn.layer_table import LayerTable, parse_layer_table
+from edgec.targets.rknn.options import RknnOptions
+
+if TYPE_CHECKING:
+    from edgec.samples import Samples
+    from edgec.target import Arrays
+    from edgec.toolchain import Answer, Toolchain
+
+WORKER = Path(__file__).with_name("worker.py")
+
+_ADDED = frozenset({"InputOperator", "OutputOperator"})
+
+
+class Rknn(Target):
+    """One class for every Rockchip SoC; the specs differ.
+
+    The SDK can simulate only in the process that built the file, so the verification samples travel with the build.
+    """
+
+    options: ClassVar[Mapping[str, str]] = RknnOptions.help()
+
+    def emit(self, graph: Graph, job: EmitJob) -> Artifact:
+        options = RknnOptions.parse(job.options)
+        int8 = job.precision == "int8"
+        if int8 and job.calibration is None:
+            raise error(
+                "EC0460",
+                f"{self.name} at int8 needs calibration data: the SDK quantises by what flows through the model",
+                hint="--calib FOLDER_OF_IMAGES | data.npz | module:function, with --mean and --std as in training",
+            )
+        folder = job.workdir / "rknn"
+        folder.mkdir()
+        names = [v.name or "" for v in graph.inputs if v.uses() or v.is_graph_output()]
+        model = graph.clone()
+        original = plain_node_names(model)
+        model.save(folder / "model.onnx")
+        request: dict[str, Any] = {
+            "model": "model.onnx",
+            "target_platform": self.spec().platform,
+            "precision": job.precision,
+            "samples": _write(job.verification, names, folder, "samples"),
+            "output_names": [v.name for v in graph.outputs],
+            "config": options.config(int8),
+        }
+        if int8:
+            request["calibration"] = _write(job.calibration, names, folder, "calibration")
+        toolchain = job.toolchains.ensure("rknn")
+        for d in toolchain.diagnostics:
+            job.diagnostics.items.append(d)
+        answer = toolchain.run(
+            WORKER, request, workdir=folder, timeout=options.timeout, log=job.logs / "rknn.log", progress=job.progress
+        )
+        job.diagnostics.items.extend(answer.diagnostics)
+        return self._artifact(answer, toolchain, job, original)
+
+    def _artifact(self, answer: Answer, toolchain: Toolchain, job: EmitJob, original: Mapping[str, str]) -> Artifact:
+        path = answer.path(answer.values["artifact"])
+        table = parse_layer_table(answer.log_text())
+        self._warn(table, job)
+        versions = answer.values["versions"]
+        return Artifact(
+            files={"model.rknn": path},
+            entry="model.rknn",
+            simulated=[_load(row, answer) for row in answer.values["outputs"]],
+            actual=_actual(path, original),
+            facts={
+                "runner": f"RKNN simulator of rknn-toolkit2 {versions['toolkit']}",
+                "sdk": {"rknn-toolkit2": versions["toolkit"], "compiler": versions["compiler"]},
+                "environment": dict(toolchain.versions),
+                "weight memory KB": table.weight_kb,
+                "internal memory KB": table.internal_kb,
+                "convolution cycles": sum(r.total_cycles for r in table.rows),
+                "layers": len(table.rows),
+                "seconds": {s.name: s.seconds for s in answer.steps},
+                "peak memory MB": answer.peak_memory >> 20,
+            },
+            not_verified=(
+                f"{self.name} itself: no board was used; the simulator computes with ONNX Runtime and does not prove "
+                "that a CPU op exists on the device",
+            ),
+            reproducible=answer.fixed_addresses,
+        )
+
+    def _warn(self, table: LayerTable, job: EmitJob) -> None:
+        for name, op in table.custom_ops:
+            job.diagnostics.warn(
+                "EC0461",
+                f"the SDK does not know {op}: on the device it is a custom op your program must register",
+                Location(node=name),
+                hint="rknn_register_custom_ops; or cut the model before this node",
+            )
+        for line in table.unparsed:
+            job.diagnostics.note("EC0462", f"a row of the SDK's layer table could not be read: {line[:120]}")
+
+
+def plain_node_names(graph: Graph) -> dict[str, str]:
+    """Name nodes so that the SDK's tables can be read back: no blanks, unique. Returns new name -> old name."""
+    original: dict[str, str] = {}
+    for i, node in enumerate(graph.nodes()):
+        name = "_".join((node.name or f"{node.op_type}_{i}").split())
+        name = name if name not in original else f"{name}.{i}"
+        original[name] = node.name or name
+        node.name = name
+    return original
+
+
+def _write(samples: Samples | None, names: list[str], folder: Path, kind: str) -> list[list[str]]:
+    """One .npy an input and sample, streamed; the file names in input order, as the worker wants them."""
+    rows: list[list[str]] = []
+    for i, sample in enumerate(samples or ()):
+        (folder / kind).mkdir(exist_ok=True)
+        row = [f"{kind}/{i}_{j}.npy" for j in range(len(names))]
+        for file, name in zip(row, names, strict=True):
+            np.save(folder / file, sample[name])
+        rows.append(row)
+    return rows
+
+
+def _load(row: Iterable[Mapping[str, Any]], answer: Answer) -> Arrays:
+    return {out["name"]: np.load(answer.path(out["file"]), allow_pickle=False) for out in row}
+
+
+def _actual(path: Path, original: Mapping[str, str]) -> ActualPlacement:
+    """Who runs what, by the artifact itself."""
+    layers = []
+    for op in read_rknn(path).operators:
+        source = None if op.type in _ADDED else source_node(op.name, original)
+        where: Literal["accelerator", "fallback"] = "accelerator" if op.target == "NPU" else "fallback"
+        layers.append(ActualNode(op.name, op.type, where, () if source is None else (source,)))
+    return ActualPlacement(tuple(layers), "the .rknn file")
+
+
+def source_node(layer: str, original: Mapping[str, str]) -> str | None:
+    """The model's node a layer was made from: layers are called "OnnxType:node", with suffixes where the compiler fused
+    or split ("_ConvAddRelu", "_2conv", "#2", "-rs"). The longest node name that fits, or None for layers of its own.
+    """
+    name = layer.partition(":")[2]
+    while name:
+        if name in original:
+            return original[name]
+        name = name[: max(name.rfind("_"), name.rfind("#"), name.rfind("-"), 0)]
+    return None
