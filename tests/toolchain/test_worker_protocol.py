@@ -242,3 +242,10 @@ def test_parent_ends(tmp_path: Path, number: signal.Signals) -> None:
         status = parent.wait(60)
     assert status == (42 if number == signal.SIGINT else -9)
     assert gone(pid)
+
+
+@pytest.mark.parametrize("suffix", ["", "#2", "-rs", "_ConvAdd", "_ConvAddRelu", "_2sdpa", "_ConvAddRelu#2"])
+def test_rknn_node_names(suffix: str) -> None:
+    from edgec.targets.rknn.layer_table import source_node
+
+    assert source_node(f"Conv:/layer1/conv2/Conv{suffix}") == "/layer1/conv2/Conv"
