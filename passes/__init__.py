@@ -41,8 +41,14 @@ _OPTIMIZE: dict[str, str] = {
     "fuse-reduce": "FuseReduce",
     "fold-bn": "FoldBatchNorm",
     "fold-scale-bias": "FoldScaleBias",
+    "fuse-pad": "FusePad",
+    "fuse-reshapes": "FuseReshapes",
+    "matmul-add-to-gemm": "MatMulAddToGemm",
     "cse": "CommonSubexpressions",
     "remove-dead": "RemoveDead",
 }
 
-_LEGALIZE: dict[str, str] = {}
+_LEGALIZE: dict[str, str] = {
+    "lower-opset": "LowerOpset",
+    "expand-composites": "ExpandComposites",
+}
