@@ -14,8 +14,8 @@ _SHAPE = re.compile(r"\(([\d,]*)\)")
 _MEMORY = re.compile(r"^Total (Internal|Weight) Memory Size: ([\d.]+)KB")
 _COMPILER = re.compile(r"librknnc version: (\S+)")
 _CUSTOM = re.compile(r"unsupport Operator: name = '?(?P<name>[^',]+)'?, type = (?P<type>[^,]+),", re.IGNORECASE)
-# What the compiler hangs on the names of nodes it made from one of the model's: #2, -rs, _ConvAddRelu, _2sdpa ...
-_SUFFIX = re.compile(r"(?:#\d+|-rs|_ConvAdd[A-Za-z]*|_\d+sdpa)$")
+# What the compiler hangs on the names of nodes it made from one of the model's: #2, -rs, _ConvAddRelu, _2sdpa, _2gavg_2conv0 ...
+_SUFFIX = re.compile(r"(?:#\d+|-rs|_ConvAdd[A-Za-z]*|_2[a-z]+\d*)$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,9 @@ def test_parent_ends(tmp_path: Path, number: signal.Signals) -> None:
     assert gone(pid)
 
 
-@pytest.mark.parametrize("suffix", ["", "#2", "-rs", "_ConvAdd", "_ConvAddRelu", "_2sdpa", "_ConvAddRelu#2"])
+@pytest.mark.parametrize(
+    "suffix", ["", "#2", "-rs", "_ConvAdd", "_ConvAddRelu", "_2sdpa", "_2gavg_2conv1", "_ConvAddRelu#2"]
+)
 def test_rknn_node_names(suffix: str) -> None:
     from edgec.targets.rknn.layer_table import source_node
 
