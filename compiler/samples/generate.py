@@ -108,15 +108,14 @@ def _smooth(shape: tuple[int, ...], channels_last: bool, rng: np.random.Generato
     """Uniform noise at several scales, coarse ones stronger, as in photographs; mean 0, deviation 1 over each image."""
     *lead, a, b, c = shape
     channels, height, width = (c, a, b) if channels_last else (a, b, c)
-    total = np.zeros((*lead, channels, height, width))
+    total: npt.NDArray[np.float64] = np.zeros((*lead, channels, height, width))
     for cells, weight in ((2, 4.0), (6, 2.0), (18, 1.0), (0, 0.5)):  # 0: one cell a pixel
         h, w = min(cells or height, height), min(cells or width, width)
         noise = rng.uniform(-1, 1, (*lead, channels, h, w))
         total += weight * _enlarge(_enlarge(noise, height, -2), width, -1)
     total -= total.mean((-3, -2, -1), keepdims=True)
     total /= total.std((-3, -2, -1), keepdims=True) + 1e-9
-    image: npt.NDArray[np.float64] = np.moveaxis(total, -3, -1) if channels_last else total
-    return image
+    return np.moveaxis(total, -3, -1) if channels_last else total
 
 
 def _enlarge(x: npt.NDArray[np.float64], size: int, axis: int) -> npt.NDArray[np.float64]:
@@ -126,4 +125,5 @@ def _enlarge(x: npt.NDArray[np.float64], size: int, axis: int) -> npt.NDArray[np
     low = np.minimum(at.astype(int), max(n - 2, 0))
     high = np.minimum(low + 1, n - 1)
     t = (at - low).reshape([-1 if i == x.ndim + axis else 1 for i in range(x.ndim)])
-    return np.take(x, low, axis) * (1 - t) + np.take(x, high, axis) * t
+    y: npt.NDArray[np.float64] = np.take(x, low, axis) * (1 - t) + np.take(x, high, axis) * t
+    return y
