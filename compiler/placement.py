@@ -120,10 +120,10 @@ class Placement:
         warning or, with `no_fallback`, an error (EC0402), an undecided condition a note (EC0406)."""
         groups: dict[tuple[str, str, str | None, str | None, str | None], list[str]] = {}
         for n in self.nodes:
-            kind = n.where if n.where != "accelerator" or n.certain or n.unit else "unknown"
+            kind: str = n.where if n.where != "accelerator" or n.certain or n.unit else "unknown"
             if kind in ("fallback", "impossible") or (kind == "unknown" and n.reason):
                 groups.setdefault((kind, n.op, n.reason, n.hint, n.rewrite), []).append(n.node)
-            kind: str = n.where if n.where != "accelerator" or n.certain or n.unit else "unknown"
+        for (kind, op, reason, hint, rewrite), nodes in groups.items():
             place = Location(node=nodes[0])
             many = f"{len(nodes)} {op} nodes ({_listed(nodes)})" if len(nodes) > 1 else f"{op} node {nodes[0]!r}"
             why = f": {reason}" if reason else ""
