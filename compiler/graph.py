@@ -142,6 +142,21 @@ class Graph:
         for g in self.graphs():
             yield from g
 
+    def holders(self) -> dict[ir.Graph, ir.Node]:
+        """Each subgraph -> the node (If, Loop, Scan) whose body it is."""
+        return {
+            g: node
+            for node in self.nodes()
+            for a in node.attributes.values()
+            for g in (
+                (a.as_graph(),)
+                if a.type == ir.AttributeType.GRAPH
+                else tuple(a.as_graphs())
+                if a.type == ir.AttributeType.GRAPHS
+                else ()
+            )
+        }
+
     def op_counts(self) -> Counter[str]:
         """How many nodes of each op type; ops outside the ONNX domain are written `domain::Op`."""
         return Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in self.nodes())

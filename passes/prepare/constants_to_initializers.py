@@ -28,21 +28,12 @@ class ConstantsToInitializers(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         moved = 0
+        # Inside a function's body attributes may be references to the caller's, which no initializer can hold.
+        in_functions = {g for f in graph.model.functions.values() for g in f.subgraphs()}
         for g in graph.graphs():
-            if isinstance(g, ir.Graph) and not _in_function(g):
+            if isinstance(g, ir.Graph) and g not in in_functions:
                 moved += sum(_move(node, g, graph) for node in list(g))
         return PassResult(bool(moved), {"moved": moved} if moved else {})
-
-
-def _in_function(g: ir.Graph) -> bool:
-    """Inside a function's body attributes may be references to the caller's, which no initializer can hold."""
-    node = g.parent_node
-    while node is not None:
-        owner = node.graph
-        if isinstance(owner, ir.Function):
-            return True
-        node = owner.parent_node if isinstance(owner, ir.Graph) else None
-    return False
 
 
 def _move(node: ir.Node, g: ir.Graph, graph: Graph) -> bool:
