@@ -158,8 +158,10 @@ def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Place
     units = find_units(graph, spec.units, setting)
     decisions: dict[ir.Node, Decision] = {}
     placed: dict[ir.Node, NodePlacement] = {}
+    holders = graph.holders()
     for node in graph.nodes():
-        owner = _owner(node, placed)
+        holder = holders.get(node.graph) if isinstance(node.graph, ir.Graph) else None
+        owner = placed.get(holder) if holder is not None else None
         if owner is not None and owner.where != "accelerator":
             reason = f"it is inside {owner.op} {owner.node!r}"
             placed[node] = NodePlacement(_name(node), _op(node), owner.where, reason=reason, evidence=owner.evidence)
@@ -187,11 +189,6 @@ def _name(node: ir.Node) -> str:
 
 def _op(node: ir.Node) -> str:
     return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-
-
-def _owner(node: ir.Node, placed: Mapping[ir.Node, NodePlacement]) -> NodePlacement | None:
-    owner = getattr(node.graph, "parent_node", None)
-    return placed.get(owner) if owner is not None else None
 
 
 def _placement(node: ir.Node, unit: Unit | None, kernel: Decision, own: Decision) -> NodePlacement:
