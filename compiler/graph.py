@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,7 @@ class Graph:
         roots: list[ir.Graph | ir.Function] = [self.model.graph, *self.model.functions.values()]
         for root in roots:
             yield root
-            yield from root.subgraphs()
+            yield from _bodies(root)
 
     def nodes(self) -> Iterator[ir.Node]:
         """Every node of every graph, in execution order within each."""
@@ -147,14 +147,7 @@ class Graph:
         return {
             g: node
             for node in self.nodes()
-            for a in node.attributes.values()
-            for g in (
-                (a.as_graph(),)
-                if a.type == ir.AttributeType.GRAPH
-                else tuple(a.as_graphs())
-                if a.type == ir.AttributeType.GRAPHS
-                else ()
-            )
+            for g in _own_bodies(node)
         }
 
     def op_counts(self) -> Counter[str]:
@@ -232,6 +225,24 @@ class Graph:
             for v in g.outputs:
                 digest.update(f"out {v.name}\n".encode())
         return digest.hexdigest()
+
+
+def _bodies(g: ir.Graph | ir.Function) -> Iterator[ir.Graph]:
+    """Subgraphs of the nodes of `g`, each before those inside it."""
+    for node in g:
+        for body in _own_bodies(node):
+            yield body
+            yield from _bodies(body)
+
+
+def _own_bodies(node: ir.Node) -> Sequence[ir.Graph]:
+    found: list[ir.Graph] = []
+    for a in node.attributes.values():
+        if a.type is ir.AttributeType.GRAPH and not a.is_ref():
+            found.append(a.as_graph())
+        elif a.type is ir.AttributeType.GRAPHS and not a.is_ref():
+            found += a.as_graphs()
+    return found
 
 
 def constant(value: ir.Value | None) -> Any | None:

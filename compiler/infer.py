@@ -119,7 +119,7 @@ def infer_node(node: ir.Node, opset: int) -> None:
         op_type=node.op_type,
         input=names,
         output=[f"o{i}" for i in range(len(node.outputs))],
-        attribute=[_attribute_proto(a) for a in node.attributes.values()],
+        attribute=[ir.serde.serialize_attribute(a) for a in node.attributes.values()],
     )
     schema = onnx.defs.get_schema(node.op_type, opset, "")
     try:
@@ -131,10 +131,6 @@ def infer_node(node: ir.Node, opset: int) -> None:
     for i, value in enumerate(node.outputs):
         if f"o{i}" in types:
             _merge_type(value, types[f"o{i}"])
-
-
-def _attribute_proto(a: ir.Attr) -> Any:
-    return ir.to_proto(a)
 
 
 def check(graph: Graph) -> None:

@@ -211,11 +211,11 @@ class PassManager:
         ctx = ctx or PassContext()
         self.check(graph.facts)
         records: list[PassRecord] = []
+        nodes = sum(1 for _ in graph.nodes())
         for p in self.passes:
             for i in self.instruments:
                 i.before(p, graph)
             before = graph.clone() if self.verify == "each" else None
-            nodes = sum(1 for _ in graph.nodes())
             start = time.perf_counter()
             result = run_pass(p, graph, ctx)
             seconds = time.perf_counter() - start
@@ -227,6 +227,7 @@ class PassManager:
                 check_contract(p, before, graph, ctx)
             for i in self.instruments:
                 i.after(p, graph, result, seconds)
-            left = sum(1 for _ in graph.nodes())
+            left = sum(1 for _ in graph.nodes()) if result.changed else nodes
             records.append(PassRecord(p.spec(), result.changed, result.stats, seconds, nodes, left, p.contract))
+            nodes = left
         return records
