@@ -133,7 +133,7 @@ class _Sums:
         self.samples += 1
         self.elements += r.size
         numeric = r.dtype.kind not in "OSU"
-        same = (r == x) | ((r != r) & (x != x)) if numeric else r == x  # noqa: PLR0124  NaN is what differs from itself
+        same = (r == x) | ((r != r) & (x != x)) if numeric else r == x
         self.equal += int(np.count_nonzero(same))
         if not numeric:
             self.broken |= not bool(np.all(same))
