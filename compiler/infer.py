@@ -85,11 +85,17 @@ def _merge_type(value: ir.Value, proto: onnx.TypeProto) -> bool:
         return True
     if value.shape.rank() != shape.rank():
         return changed
-    dims = [b if not isinstance(a, int) and isinstance(b, int) else a for a, b in zip(value.shape, shape, strict=True)]
+    dims = [b if _says_less(a) and not _says_less(b) else a for a, b in zip(value.shape, shape, strict=True)]
+    dims = [b if not isinstance(a, int) and isinstance(b, int) else a for a, b in zip(dims, shape, strict=True)]
     if dims != list(value.shape):
         value.shape = ir.Shape(dims)
         changed = True
     return changed
+
+
+def _says_less(dim: int | ir.SymbolicDim) -> bool:
+    """A dimension without a name, or with one that inference made up: a name of the model's own says more."""
+    return not isinstance(dim, int) and (dim.value is None or dim.value.startswith("unk__"))
 
 
 def infer_node(node: ir.Node, opset: int) -> None:
