@@ -214,6 +214,8 @@ def _tidy(graph: Graph, path: Path, notes: Diagnostics) -> None:
         notes.note("EC0020", f"{len(weights)} inputs are weights with a default ({weights[0].name}, ...)"
                    if len(weights) > 1 else f"input {weights[0].name} is a weight with a default",
                    where, "they are compiled as weights and can no longer be fed")  # fmt: skip
+    # before IR version 4 every weight had to be an input; ours no longer are
+    graph.model.ir_version = max(graph.model.ir_version or 0, 4)
     _name_nodes(graph)
     _rename_shadowing(graph)
 
