@@ -134,7 +134,7 @@ def _typed(spec: InputSpec, found: Plan, dtype: np.dtype[Any], pre: Preprocess |
     """Add the conversion to the input's dtype: only those that lose nothing but float precision."""
     shaped = found.convert
     cast, notes = _cast(spec, dtype, pre)
-    return replace(found, convert=lambda a: np.ascontiguousarray(cast(shaped(a))), notes=(*found.notes, *notes))
+    return replace(found, convert=lambda a: np.asarray(cast(shaped(a)), order="C"), notes=(*found.notes, *notes))
 
 
 def _cast(spec: InputSpec, have: np.dtype[Any], pre: Preprocess | None) -> tuple[Callable[[Array], Array], list[str]]:

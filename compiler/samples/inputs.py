@@ -71,10 +71,9 @@ def image_axes(spec: InputSpec, layout: Layout | None = None) -> ImageAxes | Non
         return None
     a, b, c = spec.shape[-3:]
     if layout is None:
-        if a in _CHANNELS:
-            layout = "NCHW"
-        elif c in _CHANNELS:
-            layout = "NHWC"
-        else:
+        likely = [(a, "NCHW"), (c, "NHWC")]
+        found = [kind for n in ((1, 3), (4,)) for d, kind in likely if d in n]
+        if not found:
             return None
+        layout = "NCHW" if found[0] == "NCHW" else "NHWC"
     return ImageAxes("NCHW", a, b, c) if layout == "NCHW" else ImageAxes("NHWC", c, a, b)

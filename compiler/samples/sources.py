@@ -182,8 +182,8 @@ def list_items(path: Path, specs: Sequence[InputSpec]) -> list[Item]:
         try:
             items.append(Item(text, {s.name: read_value(path.parent / w) for s, w in zip(specs, words, strict=True)}))
         except EdgecError as e:
-            e.add_note(f"in {path}, line {number}")
-            raise
+            d = e.diagnostics[0]
+            raise error(d.code, f"{d.location}: {d.message}", here, d.hint) from None
     if not items:
         raise error("EC0702", "the list names no samples", Location(str(path)))
     return items

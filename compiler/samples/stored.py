@@ -114,7 +114,7 @@ def unreadable(what: str, e: Exception) -> EdgecError:
 def read_npy(path: Path) -> Stored:
     """A .npy file, memory-mapped. EC0703 if it is not one."""
     try:
-        return InMemory(np.load(path, mmap_mode="r", allow_pickle=False))
+        return InMemory(np.lib.format.open_memmap(path, mode="r"))
     except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError) as e:
         raise unreadable(str(path), e) from None
 
