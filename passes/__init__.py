@@ -44,11 +44,19 @@ _OPTIMIZE: dict[str, str] = {
     "fuse-pad": "FusePad",
     "fuse-reshapes": "FuseReshapes",
     "matmul-add-to-gemm": "MatMulAddToGemm",
+    "split-slice": "SplitSlice",
+    "onnxsim": "Onnxsim",
     "cse": "CommonSubexpressions",
     "remove-dead": "RemoveDead",
 }
 
 _LEGALIZE: dict[str, str] = {
+    "explicit-defaults": "ExplicitDefaults",
+    "name-rnn-outputs": "NameRnnOutputs",
+    "count-include-pad": "CountIncludePad",
+    "pow-to-mul": "PowToMul",
+    "reduce-max-to-pool": "ReduceMaxToPool",
+    "avoid-identity-output": "AvoidIdentityOutput",
     "lower-opset": "LowerOpset",
     "expand-composites": "ExpandComposites",
 }
