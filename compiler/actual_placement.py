@@ -80,9 +80,8 @@ def differences(
         found = layers.get(p.node, [])
         places = {layer.where for layer in found}
         if p.where == "impossible":
-            if found or placement.nodes:
-                layer_names = ", ".join(layer.name for layer in found) or "no layer of its own"
-                out.append(Difference(p.node, p.op, p.where, "compiled", f"the compiler took it ({layer_names})"))
+            layer_names = ", ".join(layer.name for layer in found) or "no layer of its own"
+            out.append(Difference(p.node, p.op, p.where, "compiled", f"the compiler took it ({layer_names})"))
             continue
         if not places or p.where in places or not p.certain:
             continue

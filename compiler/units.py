@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 from edgec.graph import Graph, ir
@@ -90,30 +91,36 @@ def _size(p: Term | Rest) -> int:
 
 
 def _compile(term: UnitTerm, spec: UnitSpec) -> list[NodePattern]:
-    """The matcher's patterns for a unit: more than one where a chain may enter a commutative op on either side."""
-    counter = iter(range(1000))
-    return [p for p in _variants(term, counter) if isinstance(p, NodePattern)]
+    """The matcher's patterns for a unit: more than one where an op of a chain is one of commutative and other ops."""
+    return [p for p in _variants(term, count(), {}) if isinstance(p, NodePattern)]
 
 
-def _variants(term: UnitTerm, counter: Iterator[int]) -> list[Term]:
+def _variants(term: UnitTerm, fresh: Iterator[int], named: dict[str, NodePattern]) -> list[Term]:
     from edgec.specs.unit_pattern import Any_, Number
 
     if isinstance(term, Any_):
-        return [Var(term.name or f"_{next(counter)}", constant=term.constant)]
+        if term.name in named:  # the output of a node of the unit: the very same pattern, so the very same node
+            return [named[term.name]]
+        return [Var(term.name or f"_{next(fresh)}", constant=term.constant)]
     if isinstance(term, Number):
         return [Literal(term.value)]
     inputs: list[list[Term]] = [[]]
     for t in term.inputs:
-        inputs = [[*before, v] for before in inputs for v in _variants(t, counter)]
+        inputs = [[*before, v] for before in inputs for v in _variants(t, fresh, named)]
     out: list[Term] = []
     for terms in inputs:
         if not term.rest:
             out.append(NodePattern(term.ops, tuple(terms)))
             continue
-        binary = [op for op in term.ops if op in COMMUTATIVE] if len(terms) == 1 else []
+        binary = tuple(op for op in term.ops if op in COMMUTATIVE) if len(terms) == 1 else ()
         others = tuple(op for op in term.ops if op not in binary)
         if binary:  # `Conv -> Add`: the matcher tries both sides of a two-input commutative op
-            out.append(NodePattern(tuple(binary), (*terms, Var(f"_{next(counter)}"))))
+            out.append(NodePattern(binary, (*terms, Var(f"_{next(fresh)}"))))
         if others:
-            out.append(NodePattern(others, (*terms, Rest(f"_{next(counter)}"))))
+            out.append(NodePattern(others, (*terms, Rest(f"_{next(fresh)}"))))
+    if term.name is not None:
+        first = out[0]
+        assert isinstance(first, NodePattern)
+        assert len(out) == 1  # a named node is no link of a chain
+        named[term.name] = first
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"\s*(->|\.\.\.|[A-Za-z_][\w.:]*|#\w*|-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|[(),|])")
+_TOKEN = re.compile(r"\s*(->|\.\.\.|[a-z]\w*=|[A-Za-z_][\w.:]*|#\w*|-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|[(),|])")
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Op:
-    """A node of one of `ops`. `rest`: it may have more inputs. `chained`: in a chain, it reads the link before it at
-    any position of a commutative op, else as its first input."""
+    """A node of one of `ops`. `rest`: it may have more inputs. `name`: its output may be read again under this name."""
 
     ops: tuple[str, ...]
     inputs: tuple[Term, ...] = ()
     rest: bool = True
+    name: str | None = None
 
 
 Term = Any_ | Number | Op
@@ -83,6 +83,9 @@ def _term(tokens: list[str], text: str) -> Term:
         return Any_(token[1:], constant=True)
     if token[0].isdigit() or token[0] == "-":
         return Number(float(token))
+    if token.endswith("="):
+        inner = _link(tokens, text)
+        return Op(inner.ops, inner.inputs, inner.rest, token[:-1])
     if not (token[0].isalpha() or token[0] == "_"):
         raise ValueError(f"unit pattern {text!r}: unexpected {token!r}")
     if token[0].islower() or token == "_":
