@@ -208,7 +208,7 @@ def lower(
     if spec.static_shapes and not input_shapes:
         from edgec.passes.prepare.freeze_shapes import require_static_inputs
 
-        require_static_inputs(after, target.name)
+        require_static_inputs(after)
     records = PassManager(passes, instruments, verify).run(after, ctx)
     return Lowered(target, precision, graph, after, records, pipeline_text(passes))
 
