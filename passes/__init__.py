@@ -26,6 +26,8 @@ _PREPARE: dict[str, str] = {
 }
 
 _OPTIMIZE: dict[str, str] = {
+    "sink-transposes": "SinkTransposes",
+    "cancel-transposes": "CancelTransposes",
     "fold-constants": "FoldConstants",
     "eliminate-noops": "EliminateNoops",
     "fuse-clip": "FuseClip",

@@ -72,6 +72,18 @@ def _ambiguous_names(graph: Graph) -> set[str]:
     return found
 
 
+def _forget_made_up_names(graph: Graph) -> None:
+    """Inference keeps the names it made up before (`unk__7`); with more constants it can tell which input they come from."""
+    for node in graph.nodes():
+        for v in node.outputs:
+            if v.shape is not None and any(
+                not isinstance(d, int) and (d.value or "").startswith("unk__") for d in v.shape
+            ):
+                v.shape = ir.Shape(
+                    [d if isinstance(d, int) or not (d.value or "").startswith("unk__") else None for d in v.shape]
+                )
+
+
 class _Folder:
     def __init__(self, options: FoldConstants, graph: Graph, ctx: PassContext) -> None:
         self.options, self.graph, self.ctx = options, graph, ctx
@@ -109,6 +121,7 @@ class _Folder:
         inlined = sum(self._take_branch(node) for node in branches)
         self._count("If replaced by its branch", inlined)
         if open_shapes or inlined:
+            _forget_made_up_names(self.graph)
             infer_shapes(self.graph)
         return (bool(self.folded) and (ran_later or open_shapes)) or bool(inlined)
 
@@ -135,6 +148,8 @@ class _Folder:
             return
         if node.op_type == "Identity" and node.outputs[0].is_graph_output():
             return  # a public name for a weight: nothing is simpler
+        if node.outputs[0].shape is None and shapes.follows(node.op_type):
+            infer_node(node, self.graph.opset)  # rank 0 and rank 1 must be told apart
         elements = shapes.visit(node)
         if elements is not None and all(isinstance(e, int) for e in elements):
             self._from_elements(node, elements)
@@ -151,15 +166,9 @@ class _Folder:
 
     def _from_elements(self, node: ir.Node, elements: Iterable[int | str | None]) -> None:
         out = node.outputs[0]
-        if node.op_type == "Shape":
-            rank, dtype = 1, np.dtype(np.int64)
-        elif out.shape is None or out.dtype is None:
-            infer_node(node, self.graph.opset)
-            if out.shape is None or out.dtype is None:
-                return
-            rank, dtype = out.shape.rank(), out.dtype.numpy()
-        else:
-            rank, dtype = out.shape.rank(), out.dtype.numpy()
+        if out.shape is None or out.dtype is None:
+            return
+        rank, dtype = out.shape.rank(), out.dtype.numpy()
         array = np.asarray(list(elements), dtype)
         if rank <= 1 and (rank == 1 or array.size == 1):
             self._keep(node, array.reshape(-1) if rank else array.reshape(()))
@@ -171,7 +180,10 @@ class _Folder:
         small = sum(self._nbytes(v) for v in node.inputs) <= _NUMPY_BYTES
         if small or node.op_type in _VIEWS:
             try:
-                self._keep(node, evaluate(node, [self.data(v) for v in node.inputs], self.graph.opset, limit))
+                result = evaluate(node, [self.data(v) for v in node.inputs], self.graph.opset, limit)
+                if result.nbytes > limit:  # a view: nothing was allocated
+                    raise TooLarge(result.nbytes)
+                self._keep(node, result)
                 return
             except NotHere:
                 pass

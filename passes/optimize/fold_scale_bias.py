@@ -175,7 +175,7 @@ def _merge(m: Match, rw: Rewriter) -> Result:
         return one
     if isinstance(two, Reject):
         return two
-    if additive and (a_left or c_left) and {inner.op_type, outer.op_type} != {"Add"}:
+    if (inner.op_type == "Sub" and a_left) or (outer.op_type == "Sub" and c_left):
         return Reject("x is subtracted from a constant")
     merged = one[1] + two[1] if additive else one[0] * two[0]
     with np.errstate(over="ignore"):

@@ -63,6 +63,11 @@ class ShapeValues:
             return found
         return None
 
+    @staticmethod
+    def follows(op_type: str) -> bool:
+        """Whether elements are followed through this op."""
+        return op_type in _TRANSFER
+
     def ints(self, value: ir.Value | None) -> list[int] | None:
         array = self._data(value)
         return None if array is None else [int(v) for v in np.asarray(array).reshape(-1)]
