@@ -141,7 +141,7 @@ class LowerOpset(Pass):
 
     def _lower(self, node: ir.Node, graph: Graph, stats: RewriteStats, found: Diagnostics) -> int:
         """Bring one node down; 1 if its definition had changed."""
-        op, place = node.op_type, Location(graph.source, node=node.name)
+        op, place = node.op_type, Location(graph.source, node=node.name or node.outputs[0].name)
         old, new = _schema(op, self.to), _schema(op, graph.opset)
         if old is None or _expanded(op, self.to):
             found.error("EC0371", _reason_missing(op, self.to, stats, node), place, "expand or replace the node before")
