@@ -1,0 +1,112 @@
+"""Options that several commands share, and how they become arguments of edgec.api."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edgec.samples import Preprocess, Samples
+    from edgec.toolchain import ToolchainManager
+
+_INPUTS, _ACCURACY, _TARGET, _PASSES, _OUTPUT = "Inputs", "Accuracy", "Target", "Passes", "Output"
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option("--input-shape", metavar="NAME=1x3x224x224", help="Fix an input's shape; repeat for more inputs."),
+]
+Calib = Annotated[
+    str | None,
+    typer.Option(
+        "--calib",
+        metavar="DATA",
+        help="Calibration inputs for quantising: .npy, .npz, folder of images, or module:function.",
+    ),
+]
+SamplesOption = Annotated[
+    str | None,
+    typer.Option("--samples", metavar="DATA", help="Inputs to verify with, as --calib; default: the first of --calib."),
+]
+Mean = Annotated[str | None, typer.Option("--mean", metavar="M,M,M", help="(x / scale - mean) / std, x in 0..255.")]
+Std = Annotated[str | None, typer.Option("--std", metavar="S,S,S", help="See --mean.")]
+Scale = Annotated[str | None, typer.Option("--scale", metavar="N", help="See --mean; 255 for torchvision's numbers.")]
+Resize = Annotated[
+    str | None, typer.Option("--resize", metavar="HxW", help="Image size; a lone number is the short side.")
+]
+Crop = Annotated[str | None, typer.Option("--crop", metavar="HxW", help="Centre crop after resizing.")]
+Fit = Annotated[str | None, typer.Option("--fit", metavar="MODE", help="stretch (default), crop or letterbox.")]
+Layout = Annotated[str | None, typer.Option("--layout", metavar="LAYOUT", help="NCHW or NHWC, where it is not clear.")]
+Colour = Annotated[str | None, typer.Option("--colour", "--color", metavar="ORDER", help="RGB (default), BGR, GRAY.")]
+
+Precision = Annotated[str | None, typer.Option("--precision", help="One the target offers; default its own.")]
+TargetOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="An option of the target; `edgec targets NAME` lists them."),
+]
+NoFallback = Annotated[bool, typer.Option("--no-fallback", help="A node off the accelerator is an error.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Install no toolchain.")]
+ToolchainPath = Annotated[
+    list[str] | None,
+    typer.Option("--toolchain", metavar="NAME=PYTHON", help="Use an SDK that this Python interpreter has."),
+]
+
+PipelineText = Annotated[
+    str | None,
+    typer.Option("--pipeline", "-p", metavar="PASSES", help='Passes to run instead: "fold-bn,[fold-constants,cse]*".'),
+]
+VerifyEach = Annotated[bool, typer.Option("--verify-each", help="Check each pass's numbers and name the one at fault.")]
+WhyNot = Annotated[
+    str | None, typer.Option("--why-not", metavar="RULE", help="Tell why a rule left its matches alone.")
+]
+DumpAfterEach = Annotated[
+    Path | None,
+    typer.Option("--dump-after-each", metavar="DIR", help="Save the graph after each pass that changes it."),
+]
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; text for people on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Notes too.")]
+
+
+def pairs(given: list[str] | None, option: str, what: str = "KEY=VALUE") -> dict[str, str]:
+    """`["a=1", "b=2"]` as a mapping. A malformed or repeated one is a mistake of the command line (exit code 2)."""
+    out: dict[str, str] = {}
+    for text in given or ():
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise typer.BadParameter(f"{text!r} is not {what}", param_hint=option)
+        if key in out:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint=option)
+        out[key] = value
+    return out
+
+
+def preprocess(**given: str | None) -> Preprocess | None:
+    """The preprocessing that --mean, --std ... describe; None where none of them was given."""
+    if all(v is None for v in given.values()):
+        return None
+    from edgec.samples import Preprocess
+
+    return Preprocess.parse({("mode" if k == "fit" else k): v for k, v in given.items() if v is not None})
+
+
+def toolchains(offline: bool, given: list[str] | None, registry: Any, progress: Any) -> ToolchainManager:
+    """The toolchains of this machine and of plugins, with --offline and --toolchain."""
+    from edgec.toolchain import ToolchainManager
+
+    overrides = {k: Path(v) for k, v in pairs(given, "--toolchain", "NAME=PYTHON").items()}
+    described = {name: Path(path) for name, path in registry.toolchains().items()}
+    return ToolchainManager(offline=offline, overrides=overrides, descriptions=described, progress=progress)
+
+
+def samples(source: str | None, graph: Any, pre: Preprocess | None, count: int = 4, diagnostics: Any = None) -> Samples:
+    """The samples given, or `count` generated ones."""
+    from edgec.samples import generated_samples, open_samples
+
+    if source is not None:
+        return open_samples(source, graph, preprocess=pre, diagnostics=diagnostics)
+    return generated_samples(graph, count, diagnostics=diagnostics)
