@@ -26,6 +26,7 @@ _PREPARE: dict[str, str] = {
 }
 
 _OPTIMIZE: dict[str, str] = {
+    "fuse-attention": "FuseAttention",
     "space-to-depth": "SpaceToDepth",
     "sink-transposes": "SinkTransposes",
     "cancel-transposes": "CancelTransposes",

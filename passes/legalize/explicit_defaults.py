@@ -30,6 +30,6 @@ class ExplicitDefaults(Pass):
             schema = onnx.defs.get_schema(node.op_type, graph.opset, "")
             for name, spec in schema.attributes.items():
                 if name not in node.attributes and spec.default_value.name:
-                    node.attributes[name] = ir.from_proto(spec.default_value)
+                    node.attributes[name] = ir.serde.deserialize_attribute(spec.default_value)
                     written += 1
         return PassResult(bool(written), {"explicit-defaults": written} if written else {})

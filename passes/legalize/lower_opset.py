@@ -48,7 +48,7 @@ def _neutral(node: ir.Node, a: ir.Attr, new: onnx.defs.OpSchema) -> bool:
     if not default.name:
         return False
     have: Any = a.value
-    want: Any = ir.from_proto(default).value
+    want: Any = ir.serde.deserialize_attribute(default).value
     return bool(have == want)
 
 
@@ -64,7 +64,7 @@ def _check_attributes(node: ir.Node, old: onnx.defs.OpSchema, new: onnx.defs.OpS
         if name in node.attributes or name not in old.attributes or not spec.default_value.name:
             continue
         if old.attributes[name].default_value != spec.default_value:
-            node.attributes[name] = ir.from_proto(spec.default_value)
+            node.attributes[name] = ir.serde.deserialize_attribute(spec.default_value)
     return ""
 
 

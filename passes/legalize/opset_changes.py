@@ -233,10 +233,10 @@ def shape_range(node: ir.Node, graph: Graph) -> str:
     part.outputs[0].type, part.outputs[0].shape = out.type, out.shape
     part.name = node.name
     owner.insert_after(node, [everything, part])
-    public, name = out.is_graph_output(), out.name
+    public, public_name = out.is_graph_output(), out.name
     out.replace_all_uses_with(part.outputs[0], replace_graph_outputs=public)
     out.name = None
-    part.outputs[0].name = name
+    part.outputs[0].name = public_name
     owner.remove(node, safe=True)
     return ""
 
