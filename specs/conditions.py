@@ -51,6 +51,7 @@ class Size(Model):
     min: int | None = None
     max: int | None = None
     multiple_of: Annotated[int, Field(gt=0)] | None = None
+    not_multiple_of: Annotated[int, Field(gt=0)] | None = None
 
 
 class Elements(Model):
@@ -59,6 +60,14 @@ class Elements(Model):
     of: Index = Field(description="input by position; it must be a constant")
     any: Range | None = Field(None, description="at least one element is in the range")
     all: Range | None = Field(None, description="every element is in the range")
+
+
+class Scale(Model):
+    """How much longer the axes of the first output are than those of the first input: `{min: 1, whole: false}`."""
+
+    min: float | None = None
+    max: float | None = None
+    whole: bool | None = Field(None, description="whether the factor is a whole number")
 
 
 class When(Model):
@@ -85,6 +94,7 @@ class When(Model):
     unwritten: tuple[str, ...] | None = Field(None, description="attributes the node leaves to their default")
     size: tuple[Size, ...] | None = Field(None, description="lengths of axes")
     elements: tuple[Elements, ...] | None = Field(None, description="elements of constant inputs")
+    scale: Scale | None = Field(None, description="the factor from input to output length, of at least one axis")
     broadcast: bool | None = Field(None, description="whether inputs 0 and 1 have different shapes")
 
     @model_validator(mode="after")
@@ -181,6 +191,8 @@ def _tensors(when: When, node: ir.Node) -> Iterator[bool | Unknown]:
         yield _size(size, node)
     for elements in when.elements or ():
         yield _elements(elements, node)
+    if when.scale is not None:
+        yield _scale(when.scale, node)
     if when.broadcast is not None:
         yield _broadcast(node, when.broadcast)
 
@@ -226,6 +238,8 @@ def _size(size: Size, node: ir.Node) -> bool | Unknown:
         return Unknown(f"the shape of {v.name!r} is not fixed")
     n = math.prod(numbers)
     fits = (size.min is None or n >= size.min) and (size.max is None or n <= size.max)
+    if size.not_multiple_of is not None and n % size.not_multiple_of == 0:
+        return False
     return fits and (size.multiple_of is None or n % size.multiple_of == 0)
 
 
@@ -239,6 +253,22 @@ def _elements(elements: Elements, node: ir.Node) -> bool | Unknown:
     if elements.any is not None and not any(x in elements.any for x in values):
         return False
     return elements.all is None or all(x in elements.all for x in values)
+
+
+def _scale(scale: Scale, node: ir.Node) -> bool | Unknown:
+    from edgec.graph import static_shape
+
+    a, b = static_shape(_input(node, 0)), static_shape(node.outputs[0])
+    if a is None or b is None:
+        return Unknown(f"the shapes of node {node.name!r} are not fixed")
+    return any(_scale_fits(scale, x, y) for x, y in zip(a, b, strict=False) if x)
+
+
+def _scale_fits(scale: Scale, before: int, after: int) -> bool:
+    factor = after / before
+    if scale.whole is not None and (after % before == 0) != scale.whole:
+        return False
+    return (scale.min is None or factor >= scale.min) and (scale.max is None or factor <= scale.max)
 
 
 def _broadcast(node: ir.Node, want: bool) -> bool | Unknown:
