@@ -15,13 +15,12 @@ from edgec.target import Artifact, EmitJob, Target
 from edgec.targets.rknn.flatbuffer import read_rknn
 from edgec.targets.rknn.layer_table import LayerTable, parse_layer_table
 from edgec.targets.rknn.options import RknnOptions
+from edgec.targets.rknn.retry import build_with_retries
 
 if TYPE_CHECKING:
     from edgec.samples import Samples
     from edgec.target import Arrays
     from edgec.toolchain import Answer, Toolchain
-
-WORKER = Path(__file__).with_name("worker.py")
 
 _ADDED = frozenset({"InputOperator", "OutputOperator"})
 
@@ -62,9 +61,7 @@ class Rknn(Target):
         toolchain = job.toolchains.ensure("rknn")
         for d in toolchain.diagnostics:
             job.diagnostics.items.append(d)
-        answer = toolchain.run(
-            WORKER, request, workdir=folder, timeout=options.timeout, log=job.logs / "rknn.log", progress=job.progress
-        )
+        answer = build_with_retries(toolchain, request, folder, options.timeout, job)
         job.diagnostics.items.extend(answer.diagnostics)
         return self._artifact(answer, toolchain, job, original)
 
