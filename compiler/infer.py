@@ -54,7 +54,16 @@ def infer_shapes(graph: Graph) -> bool:
     import onnx
 
     with skeleton(graph) as proto:
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+        try:
+            inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+        except (
+            onnx.shape_inference.InferenceError,
+            onnx.checker.ValidationError,
+            RuntimeError,
+            ValueError,
+            IndexError,
+        ):
+            return False  # contradictory beyond inference; `check` says what
     return _merge(graph.model.graph, inferred.graph)
 
 
@@ -148,5 +157,11 @@ def check(graph: Graph) -> None:
     with skeleton(graph) as proto:
         try:
             onnx.checker.check_model(proto, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-            raise error("EC0305", f"the graph is not valid ONNX: {str(e).strip().splitlines()[0]}") from None
+        except (
+            onnx.checker.ValidationError,
+            onnx.shape_inference.InferenceError,
+            RuntimeError,
+            ValueError,
+            IndexError,
+        ) as e:
+            raise error("EC0305", f"the graph is not valid ONNX: {(str(e).strip().splitlines() or ['?'])[0]}") from None
