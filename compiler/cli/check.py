@@ -1,0 +1,113 @@
+"""`edgec check`: who would run each node, on one target or on all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgec.cli import options as o
+from edgec.cli.app import single
+from edgec.cli.console import Console
+
+if TYPE_CHECKING:
+    from edgec.placement import Placement
+
+app = single()
+
+
+@app.command()
+def check(
+    model: o.Model,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="A name of `edgec targets`; repeat for more.")
+    ] = None,
+    all_targets: Annotated[bool, typer.Option("--all-targets", help="Every target that is installed.")] = False,
+    precision: o.Precision = None,
+    input_shape: o.InputShape = None,
+    no_fallback: o.NoFallback = False,
+    nodes: Annotated[bool, typer.Option("--nodes", help="List every node.")] = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Run each target's passes on the model and show where every node would run, and why. Needs no vendor SDK.
+
+    Exit code 1 where a node is impossible, or off the accelerator with --no-fallback.
+    """
+    from edgec import api
+    from edgec.diagnostics import Diagnostics, EdgecError
+    from edgec.graph import Graph
+    from edgec.plugins import Registry
+
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    found = Diagnostics()
+    registry = Registry()
+    found.items.extend(registry.diagnostics)
+    if bool(target) == all_targets:
+        raise typer.BadParameter("give --target NAME (several if you like), or --all-targets", param_hint="--target")
+    names = list(registry.targets()) if all_targets else list(dict.fromkeys(target or ()))
+    graph = Graph.load(model, diagnostics=found)
+    placed: dict[str, Placement] = {}
+    failed: dict[str, EdgecError] = {}
+    for name in names:
+        try:
+            given: dict[str, Any] = {"precision": precision, "input_shapes": input_shape or ()}
+            placed |= api.check(graph, [name], registry=registry, diagnostics=found, **given)
+        except EdgecError as e:
+            if len(names) == 1:
+                raise
+            failed[name] = e
+    verdicts = Diagnostics()
+    for placement in placed.values():
+        placement.diagnose(verdicts, no_fallback=no_fallback)
+    if len(names) == 1 or nodes:
+        for placement in placed.values():
+            _one(placement, console, nodes)
+    else:
+        _table(names, placed, failed, console)
+    console.data(
+        {
+            "model": str(model),
+            "targets": {n: placed[n].to_json() for n in placed},
+            "failed": {n: [d.to_json() for d in e.diagnostics] for n, e in failed.items()},
+        }
+    )
+    console.diagnostics([*found, *(verdicts if len(names) == 1 else ())])
+    bad = any(d.severity.name == "ERROR" for d in verdicts)
+    return 1 if bad or failed else 0
+
+
+def _one(p: Placement, console: Console, nodes: bool) -> None:
+    counts = p.counts
+    console.line(f"{p.target}, {p.precision}", "title")
+    console.line(f"  accelerator {counts['accelerator']}, CPU {counts['fallback']}, impossible {counts['impossible']}")
+    if p.macs:
+        console.line(f"  {p.mac_share:.1%} of {p.macs / 1e6:,.0f} M multiply-adds on the accelerator")
+    if p.islands:
+        from edgec.summary import size
+
+        console.line(f"  {len(p.islands)} islands on the CPU; {size(p.boundary_bytes)} cross to and from them")
+    if nodes:
+        rows = [(n.where, n.op, n.node, n.unit or "", n.reason or "") for n in p.nodes]
+        console.table(("where", "op", "node", "unit", "why"), rows)
+
+
+def _table(names: list[str], placed: dict[str, Placement], failed: dict[str, Any], console: Console) -> None:
+    rows = []
+    for name in names:
+        if name in failed:
+            rows.append((name, "", "", "", "", "", str(failed[name].diagnostics[0].message)))
+            continue
+        p = placed[name]
+        c = p.counts
+        off = list(
+            dict.fromkeys(f"{n.op}: {n.reason}" if n.reason else n.op for n in p.nodes if n.where != "accelerator")
+        )
+        share = f"{p.mac_share:.1%}" if p.macs else ""
+        why = (off[0] if len(off[0]) < 70 else off[0][:69] + "…") if off else ""
+        more = f" (and {len(off) - 1} more)" if len(off) > 1 else ""
+        rows.append(
+            (name, p.precision, str(c["accelerator"]), str(c["fallback"]), str(c["impossible"]), share, why + more)
+        )
+    console.table(("target", "precision", "accelerator", "CPU", "impossible", "work", "why not all"), rows)

@@ -1,0 +1,65 @@
+"""`edgec inspect`: what is in a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgec.cli import options as o
+from edgec.cli.app import single
+from edgec.cli.console import Console
+
+if TYPE_CHECKING:
+    from edgec.graph import Graph
+
+app = single()
+
+
+@app.command()
+def inspect(model: o.Model, as_json: o.Json = False, quiet: o.Quiet = False, verbose: o.Verbose = False) -> int:
+    """Show a model's inputs, outputs, ops, weights, and what edgec notices while loading it."""
+    from edgec.diagnostics import Diagnostics
+    from edgec.graph import Graph
+    from edgec.manifest import sha256_file
+    from edgec.report import ModelFacts
+    from edgec.summary import size
+
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    found = Diagnostics()
+    graph = Graph.load(model, diagnostics=found)
+    facts = ModelFacts.of(graph, path=str(model), sha256=sha256_file(model))
+    ops = dict(graph.op_counts().most_common())
+    domains = dict(sorted(graph.model.opset_imports.items()))
+    weights = _largest(graph)
+    console.line(f"{model}: {facts.name}" if facts.name else str(model), "title")
+    producer = " ".join(x for x in (graph.model.producer_name, graph.model.producer_version) if x)
+    sets = ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in domains.items())
+    console.line(f"  ONNX IR {graph.model.ir_version}, {sets}" + (f", made by {producer}" if producer else ""))
+    for title, tensors in (("inputs", facts.inputs), ("outputs", facts.outputs)):
+        console.line(f"  {title}:  " + ", ".join(map(str, tensors)))
+    console.line(f"  {facts.parameters:,} parameters, {size(facts.weight_bytes)}; {facts.nodes:,} nodes")
+    console.line("ops", "heading")
+    console.line("  " + ", ".join(f"{op} {n}" for op, n in ops.items()))
+    console.line("largest weights", "heading")
+    for w in weights:
+        console.line(f"  {size(w['bytes']):>10}  {w['name']} {w['dtype']}{w['shape']}")
+    console.data(
+        {**vars(facts), "ir_version": graph.model.ir_version, "producer": producer, "opsets": domains, "ops": ops,
+         "largest_weights": weights, "diagnostics": list(found)}
+    )  # fmt: skip
+    console.diagnostics(found)
+    return 0
+
+
+def _largest(graph: Graph, count: int = 5) -> list[dict[str, object]]:
+    """The largest initializers, from their descriptions: no weight is read."""
+    tensors = [v.const_value for v in graph.model.graph.initializers.values() if v.const_value is not None]
+    tensors.sort(key=lambda t: (-t.nbytes, t.name or ""))
+    return [
+        {
+            "name": t.name,
+            "dtype": t.dtype.name.lower(),
+            "shape": [int(d) for d in t.shape if isinstance(d, int)],
+            "bytes": t.nbytes,
+        }
+        for t in tensors[:count]
+    ]

@@ -1,0 +1,101 @@
+"""`edgec opt`: ONNX to ONNX through any pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgec.cli import options as o
+from edgec.cli.app import single
+from edgec.cli.console import Console
+
+app = single()
+
+
+@app.command()
+def opt(
+    model: o.Model,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write; without it nothing is written."),
+    ] = None,
+    pipeline: o.PipelineText = None,
+    input_shape: o.InputShape = None,
+    as_text: Annotated[bool, typer.Option("--text", help="Print the result in ONNX's textual form.")] = False,
+    samples: o.SamplesOption = None,
+    verify_each: o.VerifyEach = False,
+    why_not: o.WhyNot = None,
+    dump_after_each: o.DumpAfterEach = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Run passes on a model and write the result as ONNX. Without --pipeline: the float pipeline.
+
+    --verify-each runs the model before and after every pass on --samples, or on generated inputs.
+    """
+    from edgec.cli.instruments import DumpAfterEach
+    from edgec.diagnostics import Diagnostics
+    from edgec.graph import Graph
+    from edgec.output import writing
+    from edgec.pipeline import PassContext, PassManager
+    from edgec.plugins import Registry
+    from edgec.recipe import build_passes, parse_pipeline, pipeline_text
+    from edgec.specs.schema import builtin_pipeline
+
+    console = Console(as_json=as_json or as_text, quiet=quiet, verbose=verbose)
+    found = Diagnostics()
+    registry = Registry()
+    found.items.extend(registry.diagnostics)
+    graph = Graph.load(model, diagnostics=found)
+    steps = list(builtin_pipeline("float").steps if pipeline is None else parse_pipeline(pipeline))
+    if input_shape:
+        steps = [{"freeze-shapes": {"shapes": list(input_shape)}}, *steps]
+    passes = build_passes(steps, registry.passes())
+    ctx = PassContext(diagnostics=found)
+    if samples is not None:
+        ctx.samples = o.samples(samples, graph, None, diagnostics=found)
+    before, count = graph.op_counts(), sum(1 for _ in graph.nodes())
+    dumps = [DumpAfterEach(dump_after_each)] if dump_after_each is not None else []
+    records = PassManager(passes, dumps, "each" if verify_each else "structure").run(graph, ctx)
+    if output is not None:
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            graph.save(output)
+    console.diagnostics(found)
+    changed = [r for r in records if r.changed]
+    for r in [] if quiet else changed:
+        what = ", ".join(f"{name} {n}" for name, n in r.stats.items() if n)
+        console.line(f"  {r.spec:<30} {r.nodes_before:>5} -> {r.nodes_after:<5} {what}".rstrip())
+    left = sum(1 for _ in graph.nodes())
+    written = f"; written to {output}" if output is not None else ""
+    if not quiet:
+        console.line(f"{len(changed)} of {len(records)} passes changed the graph: {count:,} -> {left:,} nodes{written}")
+    if why_not is not None:
+        _why_not(why_not, ctx, console)
+    if as_text:
+        typer.echo(graph.to_text())
+    elif as_json:
+        console.data(
+            {
+                "model": str(model), "output": output, "pipeline": pipeline_text(passes), "passes": records,
+                "ops_before": before, "ops_after": graph.op_counts(), "rejections": ctx.rejections,
+                "diagnostics": list(found),
+            }
+        )  # fmt: skip
+    return 0
+
+
+def _why_not(rule: str, ctx: object, console: Console) -> None:
+    """The matches of `rule` that were declined, each with its reason."""
+    from edgec.diagnostics import did_you_mean
+
+    rejections: dict[str, dict[str, str]] = getattr(ctx, "rejections", {})
+    if rule in rejections:
+        for node, reason in rejections[rule].items():
+            console.line(f"{rule} left {node} alone: {reason}", "warning")
+    else:
+        some = did_you_mean(rule, list(rejections), f"rules that declined: {', '.join(rejections) or 'none'}")
+        console.line(f"{rule} declined no match: where it did not apply, its pattern was not found ({some})", "dim")
