@@ -103,7 +103,7 @@ def _bodies(a: ir.Attr) -> list[ir.Graph]:
 
 
 def _key(node: ir.Node) -> _Key | None:
-    attributes = []
+    attributes: list[_Key] = []
     for name in sorted(node.attributes):
         a = node.attributes[name]
         if a.is_ref() or a.type in (ir.AttributeType.TENSOR, ir.AttributeType.SPARSE_TENSOR, ir.AttributeType.TENSORS):

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.diagnostics import Location
-from edgec.graph import Graph, constant, ir, is_constant, static_shape
+from edgec.graph import Graph, attribute, constant, ir, is_constant, static_shape
 from edgec.infer import infer_node, infer_shapes
 from edgec.passes.optimize.constant_kernels import NotHere, TooLarge, evaluate
 from edgec.passes.optimize.evaluate_nodes import evaluate_nodes
@@ -220,7 +220,7 @@ class _Folder:
     def _close_reshape(self, node: ir.Node, shapes: ShapeValues) -> None:
         """A target with one open dimension is -1 there; a dimension copied from the same axis is 0."""
         target = shapes.get(node.inputs[1])
-        if target is None or self.is_known(node.inputs[1]) or node.attributes.get_int("allowzero", 0):
+        if target is None or self.is_known(node.inputs[1]) or attribute(node, "allowzero"):
             return
         if any(isinstance(e, int) and (e < -1 or e == 0) for e in target):
             return

@@ -6,6 +6,7 @@ rounded once, to the weight's own type.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ class Linear:
         if b is not None and not is_constant(b):
             return Reject(f"the bias of {node.op_type} is not constant")
         assert w.const_value is not None  # is_constant
-        shape = tuple(int(d) for d in w.const_value.shape)
+        shape = tuple(np.asarray(w.const_value.shape.numpy()).tolist())
         if node.op_type in ("Gemm", "MatMul") and len(shape) != 2:
             return Reject(f"the weight of {node.op_type} has {len(shape)} axes")
         if node.op_type in ("Gemm",) and attribute(node, "transA"):
@@ -60,14 +61,14 @@ class Linear:
         if data.dtype.kind not in "fV" and data.dtype.name != "bfloat16":
             return Reject("the weight is not floating point")
         weight = data.astype(np.float64)
-        bias = None if b is None else _vector(constant(b), n_out)
+        bias = None if b is None else _vector(np.asarray(constant(b)), n_out)
         if isinstance(bias, Reject):
             return bias
         if node.op_type == "Gemm":
             weight = weight * float(attribute(node, "alpha"))
             bias = None if bias is None else bias * float(attribute(node, "beta"))
         axis = 1 if node.op_type != "MatMul" else -1
-        return cls(node, x, weight, bias, data.dtype, n_out, n_in, axis, w.name or "w")
+        return cls(node, x, weight, bias, data.dtype, n_out, n_in, axis, _stem(w))
 
     @property
     def padded(self) -> bool:
@@ -132,6 +133,11 @@ class Linear:
         if rank(x) == 2:
             return rw.op("Gemm", x, new_w, new_b)
         return rw.op("Add", rw.op("MatMul", x, new_w), new_b)
+
+
+def _stem(weight: ir.Value) -> str:
+    """The weight's name in the source model: folded once more, it does not grow."""
+    return re.sub(r"(\.folded(\.\d+)?)+$", "", weight.name or "w")
 
 
 def _channels(node: ir.Node, shape: tuple[int, ...], group: int) -> tuple[int, int]:

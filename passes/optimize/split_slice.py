@@ -130,7 +130,8 @@ def concat_of_split(m: Match, rw: Rewriter) -> Result:
 
 @rule(P.Concat(rest("parts")))
 def concat_of_concat(m: Match, rw: Rewriter) -> Result:
-    axis, flat, found = int(attribute(m.root, "axis")), [], False
+    flat: list[ir.Value | None] = []
+    axis, found = int(attribute(m.root, "axis")), False
     for v in m.rest("parts"):
         node = v.producer() if v is not None else None
         if (
