@@ -179,9 +179,11 @@ def _shape(shape: str | tuple[int, ...]) -> str:
 
 
 def _mistakes(e: ValidationError, doc: yaml_file.Document) -> list[Diagnostic]:
-    """One diagnostic for each place; of the alternatives of a union only the first."""
+    """One diagnostic for each place, in the order of the file; of the alternatives of a union only the first."""
     out: dict[tuple[Location, str], Diagnostic] = {}
     for x in e.errors():
+        if x["type"] == "too_short" and any(y["loc"][: len(x["loc"])] == x["loc"] != y["loc"] for y in e.errors()):
+            continue  # pydantic counts only the valid entries: the invalid ones have their own messages
         loc = tuple(k for k in x["loc"] if isinstance(k, int) or (k.isidentifier() and k not in ("str", "tuple")))
         where = ".".join(map(str, loc))
         text = x["msg"].removeprefix("Value error, ")
@@ -189,7 +191,7 @@ def _mistakes(e: ValidationError, doc: yaml_file.Document) -> list[Diagnostic]:
         place = doc.place(loc)
         hint = _fields_hint(loc) if x["type"] == "extra_forbidden" else None
         out.setdefault((place, where), Diagnostic("EC0911", Severity.ERROR, f"{where}: {text}", place, hint))
-    return list(out.values())
+    return sorted(out.values(), key=lambda d: (d.location.line or 0, d.location.column or 0))
 
 
 def _fields_hint(loc: tuple[str | int, ...]) -> str:
