@@ -21,6 +21,7 @@ from edgec.graph import Graph, ir
 
 if TYPE_CHECKING:
     import onnx
+    from google.protobuf.message import Message
 
 MAX_PROTO_BYTES = (1 << 31) - 1
 """A protobuf message cannot be larger."""
@@ -134,9 +135,25 @@ def _parse(data: mmap.mmap, path: Path) -> onnx.ModelProto:
         proto.ParseFromString(memoryview(data).tobytes())
     except (DecodeError, UnicodeDecodeError) as e:
         raise error("EC0003", f"the file is not a readable protobuf: {str(e)[:200]}", where, hint) from None
+    bad = _not_text(proto)
+    if bad is not None:
+        raise error("EC0003", f"a name in the model is not UTF-8: {bad[:60]!r}", where, hint)
     if not proto.HasField("graph"):
         raise error("EC0003", "the file is a protobuf but holds no ONNX graph", where, hint)
     return proto
+
+
+def _not_text(message: Message) -> bytes | None:
+    """The first string field whose bytes are not UTF-8: protobuf hands those out as bytes, unasked."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for item in [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value:
+            if isinstance(item, bytes):
+                return item
+            if not isinstance(item, str) and (bad := _not_text(item)) is not None:
+                return bad
+    return None
 
 
 def _parse_text(data: bytes, path: Path) -> onnx.ModelProto:
