@@ -60,6 +60,7 @@ _LEGALIZE: dict[str, str] = {
     "count-include-pad": "CountIncludePad",
     "pow-to-mul": "PowToMul",
     "reduce-max-to-pool": "ReduceMaxToPool",
+    "strided-slice-to-pool": "StridedSliceToPool",
     "avoid-identity-output": "AvoidIdentityOutput",
     "lower-opset": "LowerOpset",
     "expand-composites": "ExpandComposites",
