@@ -162,7 +162,8 @@ def _load(cls: type[M], source: str | os.PathLike[str] | Traversable) -> tuple[M
     doc = yaml_file.load(source, _KIND_OF[cls], _KINDS)
     spec: M | None = None
     errors = list(doc.errors)
-    if isinstance(doc.data, dict):
+    unread = any(d.code in ("EC0501", "EC0504") for d in errors)  # what follows from half a file would only confuse
+    if isinstance(doc.data, dict) and not unread:
         try:  # through JSON: pydantic's strict mode takes JSON's lists for tuples, Python's it refuses
             spec = cls.model_validate_json(json.dumps(doc.data))
         except ValidationError as e:

@@ -1,0 +1,23 @@
+"""Write docs/schema/*.json, the JSON Schemas editors check spec files with. A test fails when they are not current."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from edgec.specs.schema import OpTable, PipelineSpec, TargetSpec, json_schema
+
+SCHEMAS = {"target": TargetSpec, "ops": OpTable, "pipeline": PipelineSpec}
+
+
+def main() -> int:
+    folder = Path(__file__).resolve().parent.parent / "docs" / "schema"
+    for name, cls in SCHEMAS.items():
+        text = json.dumps(json_schema(cls), indent=1, ensure_ascii=False)
+        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
