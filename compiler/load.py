@@ -21,7 +21,7 @@ from edgec.graph import Graph, ir
 
 if TYPE_CHECKING:
     import onnx
-    from google.protobuf.message import Message
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 MAX_PROTO_BYTES = (1 << 31) - 1
 """A protobuf message cannot be larger."""

@@ -25,7 +25,7 @@ MAX_ELEMENTS = 1 << 40
 
 MAX_FINDINGS = 25
 
-_BITS = {
+_BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
     TensorProto.INT32: 32, TensorProto.INT64: 64, TensorProto.BOOL: 8, TensorProto.FLOAT16: 16,
     TensorProto.DOUBLE: 64, TensorProto.UINT32: 32, TensorProto.UINT64: 64, TensorProto.COMPLEX64: 64,
@@ -37,18 +37,18 @@ _BITS |= {v: 8 for n, v in TensorProto.DataType.items() if n == "FLOAT8E8M0"}
 _BITS |= {v: 2 for n, v in TensorProto.DataType.items() if n in ("INT2", "UINT2")}
 _BITS |= {v: 6 for n, v in TensorProto.DataType.items() if n.startswith("FLOAT6")}
 
-_TYPED_FIELD = {
+_TYPED_FIELD: dict[int, str] = {
     TensorProto.FLOAT: "float_data", TensorProto.COMPLEX64: "float_data", TensorProto.INT64: "int64_data",
     TensorProto.DOUBLE: "double_data", TensorProto.COMPLEX128: "double_data", TensorProto.UINT32: "uint64_data",
     TensorProto.UINT64: "uint64_data", TensorProto.STRING: "string_data",
 }  # fmt: skip
-_INT32_RANGE = {
+_INT32_RANGE: dict[int, tuple[int, int]] = {
     TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255), TensorProto.BOOL: (0, 1),
     TensorProto.INT16: (-32768, 32767), TensorProto.UINT16: (0, 65535), TensorProto.FLOAT16: (0, 65535),
     TensorProto.BFLOAT16: (0, 65535),
 }  # fmt: skip
 
-_ATTRIBUTE_FIELD = {
+_ATTRIBUTE_FIELD: dict[int, str] = {
     AttributeProto.FLOAT: "f", AttributeProto.INT: "i", AttributeProto.STRING: "s", AttributeProto.TENSOR: "t",
     AttributeProto.GRAPH: "g", AttributeProto.SPARSE_TENSOR: "sparse_tensor", AttributeProto.TYPE_PROTO: "tp",
     AttributeProto.FLOATS: "floats", AttributeProto.INTS: "ints", AttributeProto.STRINGS: "strings",

@@ -71,5 +71,5 @@ def _chunks(tensor: ir.TensorProtocol) -> Iterator[npt.NDArray[Any]]:
         file.seek(tensor.offset or 0)
         while left and (data := file.read(min(CHUNK_BYTES, left))):
             left -= len(data)
-            yield np.frombuffer(data[: len(data) // tensor.dtype.itemsize * int(tensor.dtype.itemsize)],
-                                tensor.dtype.numpy().newbyteorder("<"))  # fmt: skip
+            dtype = tensor.dtype.numpy().newbyteorder("<")
+            yield np.frombuffer(data, dtype, count=len(data) // dtype.itemsize)

@@ -160,3 +160,11 @@ def test_text_files(save) -> None:  # type: ignore[no-untyped-def]
     assert Graph.load(save(text, "m.onnxtxt")).op_counts() == {"Relu": 1}
     refused(save(b"nonsense", "n.onnxtxt"), "EC0004")
     refused(save(b"{" * 100_000, "deep.onnxtxt"), "EC0004")
+
+
+def test_large_external_weights_are_scanned_in_chunks(tmp_path: Path, save, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("edgec.weight_scan.CHUNK_BYTES", 4)
+    (tmp_path / "d.bin").write_bytes(np.array([1, np.nan], np.float32).tobytes())
+    notes = Diagnostics()
+    Graph.load(save(external(add_w(), location="d.bin")), diagnostics=notes)
+    assert ["'w' holds NaN" in d.message for d in notes] == [True]
