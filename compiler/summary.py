@@ -136,7 +136,7 @@ def _verification(v: Verification) -> Iterator[Line]:
     if v.comparison is not None:
         samples = f"{v.samples:,} sample{'' if v.samples == 1 else 's'}{source}"
         yield "heading", f"Accuracy against the float model on {samples}"
-        if v.generated:
+        if v.generated and "not real data" not in (v.source or ""):
             yield "warning", "  generated samples: not real data"
         if v.runner:
             yield "dim", f"  executed by {v.runner}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,13 +75,13 @@ def bench(
     return 0
 
 
-def _measure(sessions: list[tuple[Session, dict[str, object]]], warmup: int, runs: int) -> list[list[float]]:
+def _measure(sessions: list[tuple[Session, dict[str, Any]]], warmup: int, runs: int) -> list[list[float]]:
     """Seconds of each run of each session."""
     out: list[list[float]] = [[] for _ in sessions]
     for i in range(warmup + runs):
         for (session, feeds), seconds in zip(sessions, out, strict=True):
             start = time.perf_counter()
-            session.run(feeds)  # type: ignore[arg-type]
+            session.run(feeds)
             if i >= warmup:
                 seconds.append(time.perf_counter() - start)
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgec.cli import options as o
 from edgec.cli.app import single
@@ -50,7 +50,7 @@ def inspect(model: o.Model, as_json: o.Json = False, quiet: o.Quiet = False, ver
     return 0
 
 
-def _largest(graph: Graph, count: int = 5) -> list[dict[str, object]]:
+def _largest(graph: Graph, count: int = 5) -> list[dict[str, Any]]:
     """The largest initializers, from their descriptions: no weight is read."""
     tensors = [v.const_value for v in graph.model.graph.initializers.values() if v.const_value is not None]
     tensors.sort(key=lambda t: (-t.nbytes, t.name or ""))
