@@ -39,6 +39,19 @@ class RknnFile:
     operators: tuple[RknnOperator, ...]
 
 
+COMPACT_FORMAT = 0x1004
+"""What rk2118, rv1103b and rv1106b take: a bare program, without a list of operators (seen in rknn-toolkit2 2.5.0)."""
+
+
+def format_version(source: Path) -> int:
+    """The version field of an artifact's header; EC0631 when it is not an .rknn file."""
+    with source.open("rb") as f:
+        head = f.read(_HEADER)
+    if len(head) < _HEADER or head[:4] != b"RKNN":
+        raise _bad("it is not an .rknn file", Location(str(source)))
+    return int(struct.unpack_from("<I", head, 8)[0])
+
+
 def read_rknn(source: Path | bytes) -> RknnFile:
     """Read an artifact; EC0631 when it is not one, is cut short, or has a layout not known here."""
     data = source if isinstance(source, bytes) else source.read_bytes()

@@ -12,7 +12,7 @@ from edgec.actual_placement import ActualNode, ActualPlacement
 from edgec.diagnostics import Location, error
 from edgec.graph import Graph
 from edgec.target import Artifact, EmitJob, Target
-from edgec.targets.rknn.flatbuffer import read_rknn
+from edgec.targets.rknn.flatbuffer import COMPACT_FORMAT, format_version, read_rknn
 from edgec.targets.rknn.layer_table import LayerTable, parse_layer_table
 from edgec.targets.rknn.options import RknnOptions
 from edgec.targets.rknn.retry import build_with_retries
@@ -74,7 +74,7 @@ class Rknn(Target):
             files={"model.rknn": path},
             entry="model.rknn",
             simulated=[_load(row, answer) for row in answer.values["outputs"]],
-            actual=_actual(path, original),
+            actual=_actual(path, table, original),
             facts={
                 "runner": f"RKNN simulator of rknn-toolkit2 {versions['toolkit']}",
                 "sdk": {"rknn-toolkit2": versions["toolkit"], "compiler": versions["compiler"]},
@@ -132,14 +132,20 @@ def _load(row: Iterable[Mapping[str, Any]], answer: Answer) -> Arrays:
     return {out["name"]: np.load(answer.path(out["file"]), allow_pickle=False) for out in row}
 
 
-def _actual(path: Path, original: Mapping[str, str]) -> ActualPlacement:
-    """Who runs what, by the artifact itself."""
+def _actual(path: Path, table: LayerTable, original: Mapping[str, str]) -> ActualPlacement:
+    """Who runs what: by the artifact itself, or by the compiler's table where the artifact is a program without names."""
+    if format_version(path) == COMPACT_FORMAT:
+        rows = [(r.full_name or r.op, r.op, r.target) for r in table.rows]
+        source = "the SDK's layer table"
+    else:
+        rows = [(op.name, op.type, op.target) for op in read_rknn(path).operators]
+        source = "the .rknn file"
     layers = []
-    for op in read_rknn(path).operators:
-        source = None if op.type in _ADDED else source_node(op.name, original)
-        where: Literal["accelerator", "fallback"] = "accelerator" if op.target == "NPU" else "fallback"
-        layers.append(ActualNode(op.name, op.type, where, () if source is None else (source,)))
-    return ActualPlacement(tuple(layers), "the .rknn file")
+    for name, kind, device in rows:
+        node = None if kind in _ADDED else source_node(name, original)
+        where: Literal["accelerator", "fallback"] = "accelerator" if device == "NPU" else "fallback"
+        layers.append(ActualNode(name, kind, where, () if node is None else (node,)))
+    return ActualPlacement(tuple(layers), source)
 
 
 def source_node(layer: str, original: Mapping[str, str]) -> str | None:
