@@ -39,6 +39,10 @@ def _run(args: list[str]) -> int:
     except (KeyboardInterrupt, Abort):
         print("edgec: interrupted; nothing was written", file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as e:
+        if isinstance(e.__context__, BrokenPipeError):  # the parser turns a closed pipe into exit(1)
+            raise e.__context__ from None
+        raise
     except BrokenPipeError:
         raise
     except Exception as e:  # noqa: BLE001  the last line of defence: a bug becomes a report, not a bare traceback
