@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgec.cli.app import single
 from edgec.cli.console import Console
+
+if TYPE_CHECKING:
+    from edgec.scaffold import Kind
 
 app = single(no_args_is_help=True, help="Make a plugin package with a target or a pass of your own, tests included.")
 
@@ -28,7 +31,7 @@ def pass_command(name: Name, output: Folder = None) -> int:
     return _make("pass", name, output)
 
 
-def _make(kind: str, name: str, output: Path | None) -> int:
+def _make(kind: Kind, name: str, output: Path | None) -> int:
     from edgec.scaffold import create
 
     folder = create(kind, name, output)
