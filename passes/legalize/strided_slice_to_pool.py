@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgec.graph import static_shape
+from edgec.graph import attribute, ir, static_shape
 from edgec.pattern import Match, P, const, opt, var
 from edgec.pipeline import Contract, RewritePass
 from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
@@ -46,10 +46,24 @@ def strided_slice_to_pool(m: Match, rw: Rewriter) -> Result:
     return rw.op("MaxPool", x, attrs={"kernel_shape": [1, 1], "strides": strides}, like=m.root.outputs[0])
 
 
+def _unit_pool(node: ir.Node) -> bool:
+    plain = not any(attribute(node, "pads") or ()) and not attribute(node, "ceil_mode")
+    return plain and tuple(attribute(node, "kernel_shape")) == (1, 1) and len(node.outputs) == 1
+
+
+@rule(P.MaxPool(P.MaxPool(var("x"), as_="first", where_=_unit_pool), as_="second", where_=_unit_pool))
+def merge_unit_pools(m: Match, rw: Rewriter) -> Result:
+    """Rows, then columns: one pooling. Some chips stride in both directions or not at all."""
+    first, second = (attribute(m.node(k), "strides") or (1, 1) for k in ("first", "second"))
+    strides = [a * b for a, b in zip(first, second, strict=True)]
+    attrs = {"kernel_shape": [1, 1], "strides": strides}
+    return rw.op("MaxPool", m.value("x"), attrs=attrs, like=m.root.outputs[0])
+
+
 @dataclass(frozen=True)
 class StridedSliceToPool(RewritePass):
     """Strided Slices along height and width become poolings with a window of one."""
 
     name: ClassVar[str] = "strided-slice-to-pool"
     contract: ClassVar[Contract] = "exact"
-    rules: ClassVar[RuleSet] = RuleSet([strided_slice_to_pool])
+    rules: ClassVar[RuleSet] = RuleSet([strided_slice_to_pool, merge_unit_pools])
