@@ -73,6 +73,11 @@ class FileCheckItem(pytest.Item):
         if code:
             raise AssertionError(f"{err.getvalue()}\n--- output ---\n{printed}")
 
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str:
+        if isinstance(excinfo.value, AssertionError):
+            return str(excinfo.value)
+        return str(super().repr_failure(excinfo))
+
     def reportinfo(self) -> tuple[Path, None, str]:
         return self.path, None, f"filecheck {self.path.name}::{self.name}"
 
