@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -22,6 +23,7 @@ from edgec.recipe import Step, build_passes, parse_pipeline, pipeline_text
 from edgec.target import Artifact, EmitJob, Target
 
 if TYPE_CHECKING:
+    from edgec.output import OutputFolder
     from edgec.placement import Placement
     from edgec.report import Report
     from edgec.samples import Preprocess, Samples
@@ -36,13 +38,17 @@ Verify = Literal["none", "structure", "each"]
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one compilation made. `folder` is None where no output was asked for."""
+    """What one compilation made.
+
+    `folder` is None where no output was asked for; the artifact's files are then in memory. `rejections`: rule -> {node: reason}, the matches that rules declined.
+    """
 
     graph: Graph
     artifact: Artifact
     placement: Placement
     report: Report
     diagnostics: Diagnostics
+    rejections: Mapping[str, Mapping[str, str]]
     folder: Path | None
 
 
@@ -116,6 +122,7 @@ def compile(
     Raises:
         EdgecError: with every diagnostic that led to it. Nothing is left behind in `output`.
     """
+    from edgec.manifest import build_manifest
     from edgec.report import ArtifactFacts, ModelFacts, Report
     from edgec.verify import verify_artifact
 
@@ -128,7 +135,7 @@ def compile(
         graph = model.clone() if isinstance(model, Graph) else Graph.load(model, diagnostics=notes)
     chosen = registry.target(target or DEFAULT_TARGET)
     ctx = PassContext(diagnostics=notes)
-    with _output(output) as folder, _workdir() as workdir:
+    with _output(output) as folder, _workdir(folder) as workdir:
         with clock("samples"):
             shaped = graph.clone()
             if input_shapes:
@@ -175,9 +182,28 @@ def compile(
             seconds=dict(clock.seconds),
             options=dict(job.options),
         )
-        final = folder.commit(artifact, report, job.logs) if folder is not None else None
+        final = None
+        if folder is not None:
+            settings = {
+                "input_shapes": list(input_shapes),
+                "preprocess": preprocess.options() if preprocess is not None else {},
+                "no_fallback": no_fallback,
+                "min_sqnr": min_sqnr,
+            }
+            manifest = build_manifest(
+                report, source=graph, pipeline=lowered.pipeline, spec=chosen.spec(), calibration=calib, samples=checked,
+                settings=settings,
+            )  # fmt: skip
+            final = folder.commit(artifact, report, job.logs, manifest)
+        artifact = dataclasses.replace(
+            artifact,
+            files={
+                name: final / name if final is not None else data.read_bytes() if isinstance(data, Path) else data
+                for name, data in artifact.files.items()
+            },
+        )
         tell("done")
-    return Compiled(lowered.graph, artifact, placement, report, notes, final)
+    return Compiled(lowered.graph, artifact, placement, report, notes, ctx.rejections, final)
 
 
 def lower(
@@ -250,23 +276,27 @@ def freeze(graph: Graph, input_shapes: Sequence[str], registry: Registry) -> Non
 
 
 @contextmanager
-def _output(output: str | os.PathLike[str] | None) -> Iterator[Any]:
+def _output(output: str | os.PathLike[str] | None) -> Iterator[OutputFolder | None]:
     if output is None:
         yield None
         return
     from edgec.output import OutputFolder
 
-    with OutputFolder(Path(output)) as folder:
+    with OutputFolder(output) as folder:
         yield folder
 
 
 @contextmanager
-def _workdir() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="edgec-"))
+def _workdir(folder: OutputFolder | None) -> Iterator[Path]:
+    """Where the target works: on the output's disk, so that files are moved, not copied; else a temporary folder."""
+    if folder is not None:
+        yield folder.workdir
+        return
+    path = Path(tempfile.mkdtemp(prefix="edgec-"))
     try:
-        yield folder
+        yield path
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _toolchains(registry: Registry, tell: Callable[[str], None]) -> ToolchainManager:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgec.diagnostics import EdgecError
 from edgec.report import Verification
 
 if TYPE_CHECKING:
     from edgec.compare import Comparison
     from edgec.diagnostics import Diagnostics
     from edgec.graph import Graph
+    from edgec.runtime import Session
     from edgec.samples import Samples
     from edgec.target import Artifact, Target
 
@@ -35,8 +37,8 @@ def verify_artifact(
     from edgec.runtime import Session
 
     float_model = Session(reference)  # run anew for each comparison: outputs of many samples may not fit in memory
-    optimised = compare(float_model.run_all(samples), Session(lowered).run_all(samples))
     not_verified = list(artifact.not_verified)
+    optimised = _optimised(float_model, lowered, samples, not_verified)
     comparison: Comparison | None = None
     ran_by: str | None = None
     if artifact.simulated is not None:
@@ -58,9 +60,22 @@ def verify_artifact(
         source=samples.describe,
         generated=samples.generated,
         comparison=comparison.to_json() if comparison is not None else None,
-        optimised=optimised.to_json(),
+        optimised=optimised.to_json() if optimised is not None else None,
         not_verified=tuple(not_verified),
     )
+
+
+def _optimised(float_model: Session, lowered: Graph, samples: Samples, not_verified: list[str]) -> Comparison | None:
+    """The graph after our passes against the model as loaded; None where it holds ops only the target knows."""
+    from edgec.compare import compare
+    from edgec.runtime import Session
+
+    try:
+        session = Session(lowered)
+    except EdgecError as e:
+        not_verified.append(f"the graph between passes and target: {e.diagnostics[0].message}")
+        return None
+    return compare(float_model.run_all(samples), session.run_all(samples))
 
 
 def _judge(comparison: Comparison, notes: Diagnostics, min_sqnr: float | None) -> None:

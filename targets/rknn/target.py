@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgec.target import Arrays
     from edgec.toolchain import Answer, Toolchain
 
+_ASLR = "address randomisation could not be switched off here, and the SDK writes uninitialised memory into the file"
 _ADDED = frozenset({"InputOperator", "OutputOperator"})
 
 
@@ -77,14 +78,14 @@ class Rknn(Target):
             actual=_actual(path, table, original),
             facts={
                 "runner": f"RKNN simulator of rknn-toolkit2 {versions['toolkit']}",
-                "sdk": {"rknn-toolkit2": versions["toolkit"], "compiler": versions["compiler"]},
-                "environment": dict(toolchain.versions),
+                "versions": {**toolchain.versions, "rknn compiler": versions["compiler"]},
                 "weight memory KB": table.weight_kb,
                 "internal memory KB": table.internal_kb,
                 "convolution cycles": sum(r.total_cycles for r in table.rows),
                 "layers": len(table.rows),
                 "seconds": {s.name: s.seconds for s in answer.steps},
                 "peak memory MB": answer.peak_memory >> 20,
+                **({} if answer.fixed_addresses else {"not_reproducible": _ASLR}),
             },
             not_verified=(
                 f"{self.name} itself: no board was used; the simulator computes with ONNX Runtime and does not prove "
