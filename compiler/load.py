@@ -20,8 +20,12 @@ from edgec.formats import foreign_folder, foreign_format
 from edgec.graph import Graph, ir
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import onnx
     from google.protobuf.message import Message  # type: ignore[import-untyped]
+
+    from edgec.inline_weights import Weights
 
 MAX_PROTO_BYTES = (1 << 31) - 1
 """A protobuf message cannot be larger."""
@@ -44,18 +48,18 @@ def load(path: str | os.PathLike[str], diagnostics: Diagnostics | None = None) -
     """
     notes = diagnostics if diagnostics is not None else Diagnostics()
     path = Path(path)
-    proto = _read(path)
+    proto, weights = _read(path)
     _check_versions(proto, path)
 
     from edgec.model_checks import check_model
     from edgec.weight_scan import warn_about_values
 
     found = Diagnostics()
-    check_model(proto, path, found)
+    check_model(proto, path, found, {i: w.nbytes for i, w in weights.items()})
     found.raise_if_errors()
     for d in found:
         notes.add(d.code, d.severity, d.message, d.location, d.hint)
-    graph = _to_graph(proto, path)
+    graph = _to_graph(proto, weights, path)
     _tidy(graph, path, notes)
     warn_about_values(graph, path, notes)
     return graph
@@ -64,8 +68,12 @@ def load(path: str | os.PathLike[str], diagnostics: Diagnostics | None = None) -
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def _read(path: Path) -> tuple[onnx.ModelProto, Weights]:
+    """The parsed file, and the large weights that were kept out of the protobuf."""
     size = _file_size(path)
+    from edgec import inline_weights
+    from edgec.inline_weights import split
+
     where = Location(str(path))
     text = path.name.endswith(TEXT_SUFFIXES)
     limit = MAX_TEXT_BYTES if text else MAX_PROTO_BYTES
@@ -79,11 +87,15 @@ def _read(path: Path) -> onnx.ModelProto:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if text:
-                return _parse_text(bytes(data), path)
+                return _parse_text(bytes(data), path), {}
             other = foreign_format(path, data[:4096])
             if other:
                 raise error("EC0005", f"this is {other[0]}, not ONNX", where, other[1])
-            return _parse(data, path)
+            parts = split(data, file) if size >= inline_weights.MIN_FILE_BYTES else None
+            if parts is not None:
+                return _parse(parts[0], path), parts[1]
+            file.seek(0)
+            return _parse(file.read(), path), {}
     except OSError as e:
         raise error("EC0002", f"cannot read the model: {e.strerror or e}", where) from None
 
@@ -125,14 +137,14 @@ def _nearby(path: Path) -> str:
     return f"did you mean {folder / near[0]}?" if near else "check the path"
 
 
-def _parse(data: mmap.mmap, path: Path) -> onnx.ModelProto:
+def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
     where, hint = Location(str(path)), "the file is cut short, damaged or not ONNX; copy or export the model again"
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(memoryview(data).tobytes())
+        proto.ParseFromString(data)
     except (DecodeError, UnicodeDecodeError) as e:
         raise error("EC0003", f"the file is not a readable protobuf: {str(e)[:200]}", where, hint) from None
     bad = _not_text(proto)
@@ -210,9 +222,12 @@ def _check_versions(proto: onnx.ModelProto, path: Path) -> None:
 # --- the graph -------------------------------------------------------------------------------------------------------
 
 
-def _to_graph(proto: onnx.ModelProto, path: Path) -> Graph:
+def _to_graph(proto: onnx.ModelProto, weights: Weights, path: Path) -> Graph:
+    names = {i: proto.graph.initializer[i].name for i in weights}
     try:
         model = ir.from_proto(proto)
+        for i, data in weights.items():
+            _put_weight(model.graph.initializers[names[i]], data)
         ir.external_data.set_base_dir(model.graph, path.parent)
     except EdgecError:
         raise
@@ -220,6 +235,14 @@ def _to_graph(proto: onnx.ModelProto, path: Path) -> Graph:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
         raise error("EC0003", f"the model is inconsistent: {reason}", Location(str(path))) from None
     return Graph(model, source=str(path))
+
+
+def _put_weight(value: ir.Value, data: npt.NDArray[np.uint8]) -> None:
+    t = value.const_value
+    assert t is not None  # it came from the list of initializers
+    array = data.view(t.dtype.numpy()).reshape(tuple(t.shape.numpy()))
+    value.const_value = ir.Tensor(array, dtype=t.dtype, name=t.name, doc_string=t.doc_string,
+                                  metadata_props=t.metadata_props)  # fmt: skip
 
 
 def _tidy(graph: Graph, path: Path, notes: Diagnostics) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import onnx
@@ -58,15 +59,18 @@ _ATTRIBUTE_FIELD: dict[int, str] = {
 _SINGULAR = ("f", "i", "s", "t", "g", "sparse_tensor", "tp")
 
 
-def check_model(proto: onnx.ModelProto, path: Path, found: Diagnostics) -> None:
+def check_model(proto: onnx.ModelProto, path: Path, found: Diagnostics, apart: Mapping[int, int] | None = None) -> None:
     """Append an error to `found` for everything wrong with `proto` (up to MAX_FINDINGS), and notes for what was mended
-    in place: nodes sorted, dimensions of -1 made unknown."""
-    _Checker(path, found).model(proto)
+    in place: nodes sorted, dimensions of -1 made unknown.
+
+    `apart`: bytes of raw data that the initializer at a position has, but which are not in `proto`.
+    """
+    _Checker(path, found, apart or {}).model(proto)
 
 
 class _Checker:
-    def __init__(self, path: Path, found: Diagnostics) -> None:
-        self.path, self.found = path, found
+    def __init__(self, path: Path, found: Diagnostics, apart: Mapping[int, int]) -> None:
+        self.path, self.found, self.apart = path, found, apart
         self.file = str(path)
 
     def error(self, code: str, message: str, node: str | None = None, hint: str | None = None) -> None:
@@ -78,18 +82,20 @@ class _Checker:
     def model(self, proto: onnx.ModelProto) -> None:
         if not proto.graph.output:
             self.error("EC0014", "the model has no outputs", hint="export it again with its outputs named")
-        self.graph(proto.graph, frozenset(), "the graph")
+        self.graph(proto.graph, frozenset(), "the graph", self.apart)
         for f in proto.functions:
             self.function(f)
         self.function_recursion(proto.functions)
 
-    def graph(self, g: onnx.GraphProto, outer: frozenset[str], what: str) -> None:
+    def graph(
+        self, g: onnx.GraphProto, outer: frozenset[str], what: str, apart: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
         defined: set[str] = set()
         self.inputs(g.input, defined, what)
         weights: set[str] = set()
-        for t in g.initializer:
+        for i, t in enumerate(g.initializer):
             self.initializer_name(t.name, weights, what)
-            self.tensor(t, f"weight {t.name!r}")
+            self.tensor(t, f"weight {t.name!r}", raw=apart.get(i))
         for s in g.sparse_initializer:
             self.initializer_name(s.values.name, weights, what)
             self.sparse(s, f"weight {s.values.name!r}")
@@ -214,7 +220,8 @@ class _Checker:
 
     # --- tensors -----------------------------------------------------------------------------------------------------
 
-    def tensor(self, t: onnx.TensorProto, what: str, node: str | None = None) -> None:
+    def tensor(self, t: onnx.TensorProto, what: str, node: str | None = None, raw: int | None = None) -> None:
+        """`raw`: the number of raw bytes, where they are not in `t` itself."""
         count = self.element_count(t.dims, what, node)
         if count is None:
             return
@@ -234,10 +241,11 @@ class _Checker:
         size = (count * bits + 7) // 8
         if t.data_location == TensorProto.EXTERNAL:
             self.external(t, size, what, node)
-        elif t.HasField("raw_data"):
-            if len(t.raw_data) != size:
-                self.error("EC0011", f"{what} holds {len(t.raw_data):,} bytes; shape {list(t.dims)} needs {size:,}",
-                           node, "the file is damaged or was written by a broken tool; export it again")  # fmt: skip
+        elif raw is not None or t.HasField("raw_data"):
+            have = len(t.raw_data) if raw is None else raw
+            if have != size:
+                self.error("EC0011", f"{what} holds {have:,} bytes; shape {list(t.dims)} needs {size:,}", node,
+                            "the file is damaged or was written by a broken tool; export it again")  # fmt: skip
         else:
             self.typed_data(t, count, bits, what, node)
 

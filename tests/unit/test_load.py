@@ -168,3 +168,68 @@ def test_large_external_weights_are_scanned_in_chunks(tmp_path: Path, save, monk
     notes = Diagnostics()
     Graph.load(save(external(add_w(), location="d.bin")), diagnostics=notes)
     assert ["'w' holds NaN" in d.message for d in notes] == [True]
+
+
+def test_holes_of_sparse_weights_are_not_read(tmp_path: Path, save) -> None:  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    from edgec.weight_scan import CHUNK_BYTES
+
+    count = 3 * CHUNK_BYTES  # of float32: twelve chunks
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[{count}] x) => (float[{count}] y) {{ y = Add (x, w) }}'
+    )
+    t = proto.graph.initializer.add(name="w", data_type=onnx.TensorProto.FLOAT, dims=[count])
+    t.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "w.data"), ("offset", "4")):
+        t.external_data.add(key=key, value=value)
+    with (tmp_path / "w.data").open("wb") as file:
+        file.truncate(4 + 4 * count)
+        file.seek(4 + 4 * (2 * CHUNK_BYTES + 5))
+        file.write(np.array([np.nan], np.float32).tobytes())
+    notes = Diagnostics()
+    Graph.load(save(proto.SerializeToString()), diagnostics=notes)
+    assert [d.message for d in notes] == ["weight 'w' holds NaN"]
+
+
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1.0])
+def test_odd_values_of_every_float_type(dtype: int, value: float) -> None:
+    from edgec.graph import ir
+    from edgec.weight_scan import odd_values
+
+    tensor = ir.from_proto(onnx.helper.make_tensor("w", dtype, [3], [0.5, value, -2.0]))
+    assert odd_values(tensor) == {"nan": "NaN", "-inf": "infinity", "1.0": None}[str(value)]
+
+
+def test_large_inline_weights_are_read_apart(save, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[2000] x) => (float[2000] y) { y = Add (x, b) }'
+    )
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": rng.standard_normal((3, 700)).astype(np.float32),
+        "b": rng.standard_normal(2000).astype(np.float32),
+        "c": np.arange(9000, dtype=np.int64),
+        "d": rng.integers(0, 2, 5000).astype(bool),
+        "small": np.ones(3, np.float16),
+        "half": rng.standard_normal((50, 50)).astype(np.float16),
+    }
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in arrays.items())
+    proto.graph.initializer.add().CopyFrom(onnx.helper.make_tensor("text", onnx.TensorProto.STRING, [1], [b"x" * 9000]))
+    file = save(proto.SerializeToString())
+    whole = Graph.load(file).fingerprint()
+    monkeypatch.setattr("edgec.inline_weights.MIN_FILE_BYTES", 0)
+    graph = Graph.load(file)
+    assert graph.fingerprint() == whole
+    for name, array in arrays.items():
+        tensor = graph.model.graph.initializers[name].const_value
+        assert tensor is not None
+        np.testing.assert_array_equal(tensor.numpy(), array)
+    assert {type(graph.model.graph.initializers[n].const_value).__name__ for n in ("a", "b", "c", "d")} == {"Tensor"}
+
+    proto.graph.initializer[2].dims[0] = 8999
+    with pytest.raises(EdgecError, match="EC0011.*'c' holds 72,000 bytes"):
+        Graph.load(save(proto.SerializeToString()))
