@@ -154,8 +154,6 @@ def _build(steps: Iterable[Step], known: Catalog[Pass], errors: list[Diagnostic]
 
 
 def _one(name: str, options: dict[str, Any], known: Catalog[Pass], errors: list[Diagnostic]) -> Pass | None:
-    from pydantic import TypeAdapter, ValidationError
-
     if name not in known:
         hint = did_you_mean(name, list(known), "`edgec passes` lists them")
         errors.append(Diagnostic("EC0202", Severity.ERROR, f"no pass is called {name!r}", hint=hint))
@@ -168,6 +166,10 @@ def _one(name: str, options: dict[str, Any], known: Catalog[Pass], errors: list[
         hint = f"its options: {', '.join(fields) or 'none'}"
         errors.append(Diagnostic("EC0203", Severity.ERROR, f"pass {name!r} has no option {unknown}", hint=hint))
         return None
+    if not options:
+        return cls()
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(cls).validate_json(json.dumps(options), strict=True)
     except ValidationError as e:

@@ -32,7 +32,7 @@ def opt(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Run passes on a model and write the result as ONNX. Without --pipeline: the float pipeline.
+    """Run passes on a model and write the result as ONNX. Without --pipeline: the float passes, for ONNX Runtime.
 
     --verify-each runs the model before and after every pass on --samples, or on generated inputs.
     """
@@ -50,7 +50,7 @@ def opt(
     registry = Registry()
     found.items.extend(registry.diagnostics)
     graph = Graph.load(model, diagnostics=found)
-    steps = list(builtin_pipeline("float").steps if pipeline is None else parse_pipeline(pipeline))
+    steps = list(builtin_pipeline("onnxruntime").steps if pipeline is None else parse_pipeline(pipeline))
     if input_shape:
         steps = [{"freeze-shapes": {"shapes": list(input_shape)}}, *steps]
     passes = build_passes(steps, registry.passes())
@@ -59,7 +59,8 @@ def opt(
         ctx.samples = o.samples(samples, graph, None, diagnostics=found)
     before, count = graph.op_counts(), sum(1 for _ in graph.nodes())
     dumps = [DumpAfterEach(dump_after_each)] if dump_after_each is not None else []
-    records = PassManager(passes, dumps, "each" if verify_each else "structure").run(graph, ctx)
+    records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
+    graph.verify()
     if output is not None:
         with writing(output):
             output.parent.mkdir(parents=True, exist_ok=True)
