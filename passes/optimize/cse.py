@@ -1,7 +1,7 @@
 """Common subexpressions: nodes that do the same with the same inputs become one, and so do equal weights.
 
-Weights are compared by type and shape first; only where two agree is their content read and hashed, so a memory-mapped
-weight without a twin of its size is never read. A node of a body (If, Loop, Scan) is merged with one of the same body or of a
+Weights are compared by type, shape and a few elements first; only where two agree in these is their content read and
+hashed, so a memory-mapped weight without a twin is never read. A node of a body (If, Loop, Scan) is merged with one of the same body or of a
 graph around it, never the other way: what a branch computes is not known outside.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ _RANDOM = {
     "Multinomial",
     "Dropout",
 }
+_SAMPLED = 32  # elements looked at before two weights are read in full
 _Key = tuple[Any, ...]
 
 
@@ -62,9 +64,7 @@ def _merge_weights(graph: Graph, max_bytes: int) -> int:
             continue
         twins[t.dtype, tuple(t.shape)].append(v)
     merged = 0
-    for group in twins.values():
-        if len(group) < 2:
-            continue
+    for group in _alike(twins.values()):
         seen: dict[bytes, ir.Value] = {}
         for v in group:
             assert v.const_value is not None  # looked at above
@@ -75,6 +75,19 @@ def _merge_weights(graph: Graph, max_bytes: int) -> int:
                 del g.initializers[v.name or ""]
                 merged += 1
     return merged
+
+
+def _alike(groups: Iterable[list[ir.Value]]) -> Iterator[list[ir.Value]]:
+    """Groups of weights that also agree in a few elements: weights that differ are then not read, let alone hashed."""
+    for group in groups:
+        if len(group) < 2:
+            continue
+        samples: dict[bytes, list[ir.Value]] = defaultdict(list)
+        for v in group:
+            assert v.const_value is not None  # looked at by the caller
+            flat = v.const_value.numpy().reshape(-1)
+            samples[flat[:: max(1, flat.size // _SAMPLED)].tobytes()].append(v)
+        yield from (g for g in samples.values() if len(g) > 1)
 
 
 def _merge_nodes(g: ir.Graph | ir.Function, outer: dict[_Key, ir.Node]) -> int:
