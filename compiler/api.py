@@ -129,11 +129,11 @@ def compile(
     clock, tell = _Clock(), progress or (lambda text: None)
     registry = registry or Registry()
     notes = diagnostics if diagnostics is not None else Diagnostics()
-    notes.items.extend(registry.diagnostics.items)
     with clock("load"):
         tell("load")
         graph = model.clone() if isinstance(model, Graph) else Graph.load(model, diagnostics=notes)
-    chosen = registry.target(target or DEFAULT_TARGET)
+    chosen = _target(registry, target or DEFAULT_TARGET, notes)
+    _check_options(chosen, options or {})
     ctx = PassContext(diagnostics=notes)
     with _output(output) as folder, _workdir(folder) as workdir:
         with clock("samples"):
@@ -157,7 +157,6 @@ def compile(
             lowered.precision, workdir, toolchains or _toolchains(registry, tell), notes, calib, checked,
             dict(options or {}), tell,
         )  # fmt: skip
-        _check_options(chosen, job)
         with clock("emit"):
             tell("emit")
             artifact = chosen.emit(lowered.graph, job)
@@ -168,7 +167,7 @@ def compile(
         notes.raise_if_errors()
         report = Report(
             edgec_version=__version__,
-            model=ModelFacts.of(graph, path=graph.source or "", sha256=_hash(graph)),
+            model=ModelFacts.of(graph, path=graph.source or "", sha256=_hash(model)),
             target=chosen.name,
             precision=lowered.precision,
             passes=tuple(lowered.records),
@@ -231,10 +230,14 @@ def lower(
         steps = [{"freeze-shapes": {"shapes": list(input_shapes)}}, *steps]
     passes = build_passes(steps, registry.passes())
     after = graph.clone()
-    if spec.static_shapes and not input_shapes:
+    if spec.static_shapes:
         from edgec.passes.prepare.freeze_shapes import require_static_inputs
 
-        require_static_inputs(after)
+        frozen = after
+        if input_shapes:
+            frozen = graph.clone()
+            freeze(frozen, input_shapes, registry)
+        require_static_inputs(frozen)
     records = PassManager(passes, instruments, verify).run(after, ctx)
     return Lowered(target, precision, graph, after, records, pipeline_text(passes))
 
@@ -254,8 +257,12 @@ def check(
     graph = model.clone() if isinstance(model, Graph) else Graph.load(model, diagnostics=notes)
     lowered: dict[tuple[str, int], Lowered] = {}
     out: dict[str, Placement] = {}
-    for name in targets:
-        target = registry.target(name)
+    found = [_target(registry, name, notes) for name in targets]
+    if precision is not None and found and all(precision not in t.spec().precisions for t in found):
+        offered = ", ".join(dict.fromkeys(p for t in found for p in t.spec().precisions))
+        who = ", ".join(targets)
+        raise error("EC0102", f"{who} does not offer precision {precision!r}", hint=f"offered: {offered}")
+    for name, target in zip(targets, found, strict=True):
         spec = target.spec()
         chosen = precision if precision is not None and precision in spec.precisions else spec.default_precision
         key = (repr(target.pipeline(chosen)), spec.static_shapes)
@@ -305,15 +312,24 @@ def _toolchains(registry: Registry, tell: Callable[[str], None]) -> ToolchainMan
     return ToolchainManager(descriptions=registry.toolchains(), progress=tell)
 
 
-def _check_options(target: Target, job: EmitJob) -> None:
+def _target(registry: Registry, name: str, notes: Diagnostics) -> Target:
+    """The target; what is wrong with plugins is told also where it is not found: its plugin may be the broken one."""
+    try:
+        return registry.target(name)
+    finally:
+        notes.items.extend(d for d in registry.diagnostics.items if d not in notes.items)
+
+
+def _check_options(target: Target, options: Mapping[str, Any]) -> None:
     from edgec.diagnostics import did_you_mean
 
-    for name in job.options:
-        if name not in target.options:
-            known = list(target.options)
+    known = list(target.options)
+    found = Diagnostics()
+    for name in options:
+        if name not in known and name.replace("_", "-") not in known:
             hint = did_you_mean(name, known, f"its options: {', '.join(known) or 'none'}")
-            job.diagnostics.error("EC0103", f"target {target.name} has no option {name!r}", hint=hint)
-    job.diagnostics.raise_if_errors()
+            found.error("EC0103", f"target {target.name} has no option {name!r}", hint=hint)
+    found.raise_if_errors()
 
 
 def _samples(source: Any, graph: Graph, preprocess: Preprocess | None, notes: Diagnostics) -> Samples | None:
@@ -346,10 +362,9 @@ def _differences(placement: Placement, artifact: Artifact, notes: Diagnostics) -
     return tuple(d.to_json() for d in differences(placement, artifact.actual, notes))
 
 
-def _hash(graph: Graph) -> str:
-    """SHA-256 of the model file, or of the graph where there is no file."""
-    path = Path(graph.source) if graph.source else None
-    if path is None or not path.is_file():
-        return graph.fingerprint()
-    with open(path, "rb") as f:
+def _hash(model: str | os.PathLike[str] | Graph) -> str:
+    """SHA-256 of the model file, or of the graph where one was given: it may have been changed since it was loaded."""
+    if isinstance(model, Graph):
+        return model.fingerprint()
+    with open(model, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

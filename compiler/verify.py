@@ -36,7 +36,8 @@ def verify_artifact(
     from edgec.compare import compare
     from edgec.runtime import Session
 
-    float_model = Session(reference)  # run anew for each comparison: outputs of many samples may not fit in memory
+    # Run anew for each comparison: outputs of many samples may not fit in memory.
+    float_model = Session(reference, fallback=True)
     not_verified = list(artifact.not_verified)
     optimised = _optimised(float_model, lowered, samples, not_verified)
     comparison: Comparison | None = None

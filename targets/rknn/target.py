@@ -10,7 +10,7 @@ import numpy as np
 
 from edgec.actual_placement import ActualNode, ActualPlacement
 from edgec.diagnostics import Location, error
-from edgec.graph import Graph
+from edgec.graph import Graph, static_shape
 from edgec.target import Artifact, EmitJob, Target
 from edgec.targets.rknn.flatbuffer import COMPACT_FORMAT, format_version, read_rknn
 from edgec.targets.rknn.layer_table import LayerTable, parse_layer_table
@@ -45,8 +45,10 @@ class Rknn(Target):
             )
         folder = job.workdir / "rknn"
         folder.mkdir()
-        names = [v.name or "" for v in graph.inputs if v.uses() or v.is_graph_output()]
         model = graph.clone()
+        build_in_defaults(model, job)
+        require_computed_outputs(model, self.name)
+        names = [v.name or "" for v in model.inputs if v.uses()]  # the SDK's loader drops the others
         original = plain_node_names(model)
         model.save(folder / "model.onnx")
         request: dict[str, Any] = {
@@ -64,9 +66,11 @@ class Rknn(Target):
             job.diagnostics.items.append(d)
         answer = build_with_retries(toolchain, request, folder, options.timeout, job)
         job.diagnostics.items.extend(answer.diagnostics)
-        return self._artifact(answer, toolchain, job, original)
+        return self._artifact(answer, toolchain, job, original, model)
 
-    def _artifact(self, answer: Answer, toolchain: Toolchain, job: EmitJob, original: Mapping[str, str]) -> Artifact:
+    def _artifact(
+        self, answer: Answer, toolchain: Toolchain, job: EmitJob, original: Mapping[str, str], model: Graph
+    ) -> Artifact:
         path = answer.path(answer.values["artifact"])
         table = parse_layer_table(answer.log_text())
         self._warn(table, job)
@@ -74,7 +78,7 @@ class Rknn(Target):
         return Artifact(
             files={"model.rknn": path},
             entry="model.rknn",
-            simulated=[_load(row, answer) for row in answer.values["outputs"]],
+            simulated=[_load(row, answer, model, job) for row in answer.values["outputs"]],
             actual=_actual(path, table, original),
             facts={
                 "runner": f"RKNN simulator of rknn-toolkit2 {versions['toolkit']}",
@@ -123,14 +127,50 @@ def _write(samples: Samples | None, names: list[str], folder: Path, kind: str) -
     for i, sample in enumerate(samples or ()):
         (folder / kind).mkdir(exist_ok=True)
         row = [f"{kind}/{i}_{j}.npy" for j in range(len(names))]
+        missing = [name for name in names if name not in sample]
+        if missing:
+            what = f"sample {i} of {samples.describe if samples else kind} has no value for input {', '.join(missing)}"
+            raise error("EC0704", what, hint=f"it has {', '.join(sample) or 'nothing'}")
         for file, name in zip(row, names, strict=True):
             np.save(folder / file, sample[name])
         rows.append(row)
     return rows
 
 
-def _load(row: Iterable[Mapping[str, Any]], answer: Answer) -> Arrays:
-    return {out["name"]: np.load(answer.path(out["file"]), allow_pickle=False) for out in row}
+def build_in_defaults(graph: Graph, job: EmitJob) -> None:
+    """Inputs with a default value become weights: a program for an NPU has no optional inputs."""
+    inputs = graph.model.graph.inputs
+    for v in [v for v in inputs if v.const_value is not None]:
+        inputs.remove(v)
+        what = f"input {v.name!r} has a default value in the model; it is built in and no input of the artifact"
+        job.diagnostics.note("EC0466", what)
+
+
+def require_computed_outputs(graph: Graph, target: str) -> None:
+    """EC0465 where an output is an input itself: the SDK leaves both out of the artifact."""
+    for v in graph.outputs:
+        if v.is_graph_input():
+            what = f"output {v.name!r} of the model is one of its inputs; {target} has no program for it"
+            raise error("EC0465", what, hint="remove the output: the caller has the tensor already")
+
+
+def _load(row: Iterable[Mapping[str, Any]], answer: Answer, model: Graph, job: EmitJob) -> Arrays:
+    """The simulator's outputs of one sample. Scalars come back as [1]: they get the model's shape again."""
+    wanted = {v.name: static_shape(v) for v in model.outputs}
+    out: Arrays = {}
+    for given in row:
+        name, array = given["name"], np.load(answer.path(given["file"]), allow_pickle=False)
+        shape = wanted.get(name)
+        if shape is not None and array.shape != shape and _bare(array.shape) == _bare(shape):
+            what = f"output {name!r} has shape {list(array.shape)} in the artifact, {list(shape)} in the model"
+            job.diagnostics.note("EC0467", what, hint="axes of size 1 differ; it was compared in the model's shape")
+            array = array.reshape(shape)
+        out[name] = array
+    return out
+
+
+def _bare(shape: Iterable[int]) -> tuple[int, ...]:
+    return tuple(d for d in shape if d != 1)
 
 
 def _actual(path: Path, table: LayerTable, original: Mapping[str, str]) -> ActualPlacement:
