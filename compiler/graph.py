@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,18 @@ from edgec import _sympy
 with _sympy.deferred():
     import onnx_ir as ir
 
-__all__ = ["INLINE_LIMIT", "IR_OPSET", "Graph", "attribute", "constant", "ir", "is_constant", "static_shape"]
+__all__ = [
+    "INLINE_LIMIT",
+    "IR_OPSET",
+    "Graph",
+    "attribute",
+    "bodies",
+    "constant",
+    "discard",
+    "ir",
+    "is_constant",
+    "static_shape",
+]
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +53,7 @@ class Graph:
         self.source = source
         self.facts: frozenset[str] = frozenset()
         self._names: set[str] | None = None
+        self._taken: dict[str, int] = {}
 
     # --- doors ---------------------------------------------------------------------------------------------------
 
@@ -144,11 +156,7 @@ class Graph:
 
     def holders(self) -> dict[ir.Graph, ir.Node]:
         """Each subgraph -> the node (If, Loop, Scan) whose body it is."""
-        return {
-            g: node
-            for node in self.nodes()
-            for g in _own_bodies(node)
-        }
+        return {g: node for node in self.nodes() for g in bodies(node)}
 
     def op_counts(self) -> Counter[str]:
         """How many nodes of each op type; ops outside the ONNX domain are written `domain::Op`."""
@@ -170,11 +178,12 @@ class Graph:
         """A value name nothing in the model has. Names once seen stay taken: cheap, and never wrong."""
         if self._names is None:
             self._names = {v.name for v in self._values() if v.name}
-        name, i = hint, 0
+        name, i = hint, self._taken.get(hint, 0)
         while name in self._names:
             i += 1
             name = f"{hint}.{i}"
         self._names.add(name)
+        self._taken[hint] = i  # where the next search for the same hint begins
         return name
 
     def _values(self) -> Iterator[ir.Value]:
@@ -192,7 +201,7 @@ class Graph:
             for node in reversed(g):
                 if any(v.uses() or v.is_graph_output() for v in node.outputs):
                     continue
-                g.remove(node, safe=True)
+                discard(node)
                 removed += 1
         for g in self.graphs():
             if isinstance(g, ir.Graph):
@@ -230,19 +239,31 @@ class Graph:
 def _bodies(g: ir.Graph | ir.Function) -> Iterator[ir.Graph]:
     """Subgraphs of the nodes of `g`, each before those inside it."""
     for node in g:
-        for body in _own_bodies(node):
+        for body in bodies(node):
             yield body
             yield from _bodies(body)
 
 
-def _own_bodies(node: ir.Node) -> Sequence[ir.Graph]:
-    found: list[ir.Graph] = []
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """The subgraphs a node carries as attributes: branches of an If, bodies of Loop and Scan."""
     for a in node.attributes.values():
         if a.type is ir.AttributeType.GRAPH and not a.is_ref():
-            found.append(a.as_graph())
+            yield a.as_graph()
         elif a.type is ir.AttributeType.GRAPHS and not a.is_ref():
-            found += a.as_graphs()
-    return found
+            yield from a.as_graphs()
+
+
+def discard(node: ir.Node, keep: Collection[ir.Graph] = ()) -> None:
+    """Remove a node nobody uses from its graph. Its subgraphs, save those in `keep`, stop using outer values too."""
+    assert node.graph is not None  # only nodes of a graph can be removed from it
+    node.graph.remove(node, safe=True)
+    for body in bodies(node):
+        if body in keep:
+            continue
+        for inner in body.all_nodes():
+            for i in range(len(inner.inputs)):
+                inner.replace_input_with(i, None)
+        body.outputs.clear()
 
 
 def constant(value: ir.Value | None) -> Any | None:

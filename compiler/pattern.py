@@ -269,8 +269,8 @@ def _node(p: NodePattern, node: ir.Node, others: _Goals, m: Match) -> bool:
         return False
     if p.where is not None and not p.where(node):
         return False
-    if node in m.matched:  # one node may not play two parts, unless the pattern is the very same object
-        return m.matched[node] is p and _solve(others, m)
+    if node in m.matched:  # one node may not play two parts, unless it is the same pattern (or another output of it)
+        return _same(m.matched[node], p) and _solve(others, m)
     inputs = list(node.inputs)
     while inputs and inputs[-1] is None:
         inputs.pop()
@@ -299,6 +299,11 @@ def _node(p: NodePattern, node: ir.Node, others: _Goals, m: Match) -> bool:
     if p.as_:
         m.named.pop(p.as_, None)
     return False
+
+
+def _same(a: NodePattern, b: NodePattern) -> bool:
+    """Whether one pattern is the other, or `.out(k)` of it: `out` keeps the very tuples."""
+    return a is b or (a.ops is b.ops and a.inputs is b.inputs and a.attrs is b.attrs and a.as_ == b.as_)
 
 
 def _attributes(p: NodePattern, node: ir.Node) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.diagnostics import Diagnostic, EdgecError, Severity
-from edgec.graph import Graph, ir
+from edgec.graph import Graph, bodies, discard, ir
 from edgec.infer import infer_node
 from edgec.pattern import Match, NodePattern, match
 
@@ -258,7 +258,7 @@ def _replace(graph: Graph, r: Rule, m: Match, rw: Rewriter, mapping: dict[ir.Val
     for n in rw.new:
         n.metadata_props[RULE_KEY] = r.name
         n.metadata_props[FROM_KEY] = source
-    rw.commit_weights()
+    _name(rw.new, mapping, graph)
     anchor, unordered = m.root, False
     if any(old.producer() is not m.root for old in mapping):
         anchor, unordered = _first(owner, {p for v in mapping if (p := v.producer())}), True
@@ -266,21 +266,21 @@ def _replace(graph: Graph, r: Rule, m: Match, rw: Rewriter, mapping: dict[ir.Val
     for old, new in mapping.items():
         public, name = old.is_graph_output(), old.name
         old.replace_all_uses_with(new, replace_graph_outputs=public)
-        if public or (new.producer() in made and old.name):
+        if public or (new.producer() in made and name and new not in heirs):
             old.name = None
             new.name = name
-    for n in rw.new:
-        for i, v in enumerate(n.outputs):
-            if not v.name:
-                v.name = graph.fresh(f"{m.root.outputs[0].name or new_name(mapping)}.{n.op_type}{i or ''}")
-        if not n.name:
-            n.name = graph.fresh(f"{n.outputs[0].name}/{n.op_type}")
-    _remove_unused(m.nodes)
+    rw.commit_weights()
+    _remove_unused(m.nodes, [body for n in rw.new for body in bodies(n)])
     return unordered
 
 
-def new_name(mapping: Mapping[ir.Value, ir.Value]) -> str:
-    return next((v.name for v in mapping.values() if v.name), "t")
+def _name(nodes: list[ir.Node], mapping: Mapping[ir.Value, ir.Value], graph: Graph) -> None:
+    """Name what the rule left unnamed, before onnx-ir does: its names may collide with those of other subgraphs."""
+    stem = next((v.name for v in mapping if v.name), "t")
+    for n in nodes:
+        for i, v in enumerate(n.outputs):
+            v.name = v.name or graph.fresh(f"{stem}.{n.op_type}{i or ''}")
+        n.name = n.name or graph.fresh(f"{n.outputs[0].name}/{n.op_type}")
 
 
 def _public(v: ir.Value) -> bool:
@@ -291,12 +291,12 @@ def _first(owner: ir.Graph | ir.Function, nodes: set[ir.Node]) -> ir.Node:
     return next(n for n in owner if n in nodes)
 
 
-def _remove_unused(nodes: list[ir.Node]) -> None:
-    """Remove those nobody uses any more; users stand before what they use."""
+def _remove_unused(nodes: list[ir.Node], keep: list[ir.Graph]) -> None:
+    """Remove those nobody uses any more. `keep`: subgraphs that now belong to new nodes."""
     left = nodes
     while left:
         dead = [n for n in left if not any(v.uses() or v.is_graph_output() for v in n.outputs)]
         for n in dead:
             if n.graph is not None:
-                n.graph.remove(n, safe=True)
+                discard(n, keep)
         left = [n for n in left if n not in dead] if dead else []
