@@ -111,12 +111,15 @@ class Rknn(Target):
 
 
 def plain_node_names(graph: Graph) -> dict[str, str]:
-    """Name nodes so that the SDK's tables can be read back: no blanks, unique. Returns new name -> old name."""
+    """Name nodes so that the SDK's tables can be read back: no blanks, unique. Returns new name -> the
+    name placement knows the node by: a node without a name goes by its first output's.
+    """
     original: dict[str, str] = {}
     for i, node in enumerate(graph.nodes()):
-        name = "_".join((node.name or f"{node.op_type}_{i}").split())
+        known_as = node.name or (node.outputs[0].name if node.outputs else None) or f"{node.op_type}_{i}"
+        name = "_".join(known_as.split())
         name = name if name not in original else f"{name}.{i}"
-        original[name] = node.name or name
+        original[name] = known_as
         node.name = name
     return original
 
