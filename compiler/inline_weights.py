@@ -6,9 +6,9 @@ The wire format (https://protobuf.dev/programming-guides/encoding) is walked dow
 
 from __future__ import annotations
 
+import io
 import mmap
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class _Malformed(Exception):
     """Not the wire format we know; the protobuf library says what is wrong."""
 
 
-def split(data: mmap.mmap, file: BinaryIO) -> tuple[bytes, Weights] | None:
+def split(data: mmap.mmap, file: io.BufferedReader) -> tuple[bytes, Weights] | None:
     """The serialised model without the raw bytes of its large weights, and those weights, each read once from `file`.
 
     None if there is nothing to gain or the bytes are not a plain protobuf: parse the whole file then.
@@ -55,7 +55,7 @@ def split(data: mmap.mmap, file: BinaryIO) -> tuple[bytes, Weights] | None:
     for i, (start, end) in spans.items():
         buffer = np.empty(end - start, np.uint8)
         file.seek(start)
-        if file.readinto(memoryview(buffer)) != end - start:
+        if file.readinto(buffer.data) != end - start:
             return None  # the file shrank meanwhile
         buffer.flags.writeable = False
         weights[i] = buffer

@@ -242,7 +242,7 @@ def _put_weight(value: ir.Value, data: npt.NDArray[np.uint8]) -> None:
     assert t is not None  # it came from the list of initializers
     array = data.view(t.dtype.numpy()).reshape(tuple(t.shape.numpy()))
     value.const_value = ir.Tensor(array, dtype=t.dtype, name=t.name, doc_string=t.doc_string,
-                                  metadata_props=t.metadata_props)  # fmt: skip
+                                  metadata_props=dict(t.metadata_props))  # fmt: skip
 
 
 def _tidy(graph: Graph, path: Path, notes: Diagnostics) -> None:

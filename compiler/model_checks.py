@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import onnx
 from onnx import AttributeProto, TensorProto
@@ -199,7 +199,7 @@ class _Checker:
             if len(set_fields) != 1:
                 self.error("EC0016", f"attribute {a.name!r} has no type", _name(n))
                 return
-            a.type = set_fields[0]
+            a.type = cast("AttributeProto.AttributeType", set_fields[0])
         field = _ATTRIBUTE_FIELD.get(a.type)
         if field is None:
             self.error("EC0016", f"attribute {a.name!r} has the unknown type {a.type}", _name(n))

@@ -84,7 +84,7 @@ def _chunks(tensor: ir.TensorProtocol) -> Iterator[npt.NDArray[Any]]:
         for start, end in _stored(file, first, first + tensor.nbytes, dtype.itemsize):
             at = start
             file.seek(at)
-            while at < end and (n := file.readinto(memoryview(buffer)[: end - at])):
+            while at < end and (n := file.readinto(buffer.data[: end - at])):
                 at += n
                 if n % dtype.itemsize:  # a short read: the rest of the element comes with the next
                     at -= n % dtype.itemsize

@@ -49,7 +49,7 @@ def _move(node: ir.Node, g: ir.Graph, graph: Graph) -> bool:
     if g is not graph.model.graph and old.is_graph_output():
         return False  # an initializer as the output of a body: allowed by the text, refused by several runtimes
     name = old.name
-    new = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+    new = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
     new.metadata_props.update(old.metadata_props)
     old.name = None
     old.replace_all_uses_with(new, replace_graph_outputs=True)

@@ -46,7 +46,8 @@ def upgrade(graph: Graph, to: int, ctx: PassContext) -> int:
     if not 1 <= to <= onnx.defs.onnx_opset_version():
         raise error("EC0307", f"there is no opset {to}", hint=f"1 to {onnx.defs.onnx_opset_version()} exist")
     work: list[tuple[ir.Node, int]] = []
-    for root in (graph.model.graph, *graph.model.functions.values()):
+    roots: list[ir.Graph | ir.Function] = [graph.model.graph, *graph.model.functions.values()]
+    for root in roots:
         if "" not in root.opset_imports and isinstance(root, ir.Function):
             continue
         at = root.opset_imports.get("", graph.opset)
@@ -64,7 +65,7 @@ def upgrade(graph: Graph, to: int, ctx: PassContext) -> int:
             STEPS[node.op_type, version](up)
             work += [(n, version) for n in up.made]
             at, steps = version, steps + 1
-    for root in (graph.model.graph, *graph.model.functions.values()):
+    for root in roots:
         if "" in root.opset_imports or isinstance(root, ir.Graph):
             root.opset_imports[""] = to
     graph.model.ir_version = max(graph.model.ir_version or 0, _IR_VERSION.get(to, 9))

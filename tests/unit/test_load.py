@@ -231,5 +231,5 @@ def test_large_inline_weights_are_read_apart(save, monkeypatch: pytest.MonkeyPat
     assert {type(graph.model.graph.initializers[n].const_value).__name__ for n in ("a", "b", "c", "d")} == {"Tensor"}
 
     proto.graph.initializer[2].dims[0] = 8999
-    with pytest.raises(EdgecError, match="EC0011.*'c' holds 72,000 bytes"):
+    with pytest.raises(EdgecError, match=r"EC0011.*'c' holds 72,000 bytes"):
         Graph.load(save(proto.SerializeToString()))
