@@ -128,19 +128,21 @@ def run_worker(
         raise WorkerError("EC0628", f"{sdk}: vendor toolchains run on Linux and macOS only")
     workdir = workdir.resolve()
     log = (log or workdir / "worker.log").resolve()
+    alias = _Alias(workdir, log)
     try:
-        _prepare(workdir, request, files or {}, log, sdk)
+        _prepare(workdir, request, files or {}, log, alias.log, sdk)
     except OSError as e:
+        alias.remove()
         raise WorkerError(
             "EC0628", f"{sdk}: cannot write the request: {e}", hint="check --workdir and free space"
         ) from e
-    scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=workdir))
     try:
         return _Run(
             Path(os.path.abspath(python)),
             script.resolve(),
             workdir,
-            scratch,
+            alias.folder,
+            alias.scratch,
             sdk,
             timeout,
             memory,
@@ -149,10 +151,31 @@ def run_worker(
             env or {},
         ).answer()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        alias.remove()
 
 
-def _prepare(workdir: Path, request: Mapping[str, Any], files: Mapping[str, Path | bytes], log: Path, sdk: str) -> None:
+class _Alias:
+    """The folder and the log under paths that are always equally long, and a scratch folder beside them.
+
+    Some SDKs write uninitialised memory into their artifacts, and what lies there depends on the length of every path
+    the process has handled: with the caller's own paths, the same model would give other bytes in another folder
+    (measured: rknn-toolkit2 2.5.0).
+    """
+
+    def __init__(self, workdir: Path, log: Path) -> None:
+        self._path = Path(tempfile.mkdtemp(prefix="edgec-"))
+        self.folder, self.log, self.scratch = (self._path / name for name in ("folder", "log", "scratch"))
+        self.folder.symlink_to(workdir)
+        self.log.symlink_to(log)
+        self.scratch.mkdir()
+
+    def remove(self) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)  # of the folder and the log only the links
+
+
+def _prepare(
+    workdir: Path, request: Mapping[str, Any], files: Mapping[str, Path | bytes], log: Path, shown_log: Path, sdk: str
+) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     for stale in (harness.ANSWER, harness.STEPS):
         (workdir / stale).unlink(missing_ok=True)
@@ -165,7 +188,7 @@ def _prepare(workdir: Path, request: Mapping[str, Any], files: Mapping[str, Path
             place.write_bytes(content)
         else:
             shutil.copyfile(content, place)
-    envelope = {"protocol": PROTOCOL, "sdk": sdk, "log": str(log), "request": dict(request)}
+    envelope = {"protocol": PROTOCOL, "sdk": sdk, "log": str(shown_log), "request": dict(request)}
     (workdir / harness.REQUEST).write_text(json.dumps(envelope, indent=1), encoding="utf-8")
     log.parent.mkdir(parents=True, exist_ok=True)
 
@@ -183,7 +206,7 @@ def scrubbed_environment(python: Path, scratch: Path) -> dict[str, str]:
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",  # a crash loses nothing of the log
         "PYTHONFAULTHANDLER": "1",  # and says where it happened
-        "EDGEC_PARENT_PID": str(os.getpid()),
+        "EDGEC_PARENT_PID": f"{os.getpid():010}",  # always equally long, see _Alias
     }
 
 
@@ -194,6 +217,7 @@ class _Run:
     python: Path
     script: Path
     workdir: Path
+    alias: Path
     scratch: Path
     sdk: str
     timeout: float
@@ -207,7 +231,7 @@ class _Run:
 
     def answer(self) -> Answer:
         started = time.monotonic()
-        command = [str(self.python), str(Path(harness.__file__).resolve()), str(self.script), str(self.workdir)]
+        command = [str(self.python), str(Path(harness.__file__).resolve()), str(self.script), str(self.alias)]
         with self.log.open("wb") as out:
             try:
                 process = subprocess.Popen(
@@ -249,7 +273,7 @@ class _Run:
             if self.stopped is not None:
                 return
             time.sleep(pause)
-            pause = min(pause * 1.5, 0.1)
+            pause = min(pause * 1.5, 0.03)
 
     def _overrun(self, late: bool) -> WorkerError | None:
         step = self._steps()[-1].name if self._steps() else "starting"

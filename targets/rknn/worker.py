@@ -53,7 +53,7 @@ def run(job: Any) -> dict[str, Any]:
 
     rknn = RKNN(verbose=True)  # the tables of layers and memory go to the log
     artifact = job.folder / "model.rknn"
-    model = str((job.folder / request["model"]).resolve())
+    model = str(job.folder / request["model"])
     config = {**request.get("config", {}), "target_platform": request["target_platform"]}
     calls = (
         ("config", lambda: rknn.config(**config)),

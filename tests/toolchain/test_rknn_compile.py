@@ -102,7 +102,7 @@ def test_a_network_end_to_end(precision: str, sqnr: float, tmp_path: Path) -> No
     assert manifest["outputs"]["model.rknn"]["sha256"] == digest
     assert manifest["versions"]["toolchain"]["rknn-toolkit2"] == "2.5.0"
     assert manifest["inputs"]["calibration"]["count"] == 12
-    second = build("second")
+    second = build("second-in-a-folder-with-a-longer-name")
     assert second.folder is not None
     if not manifest["reproducible"]:
         assert "not_reproducible_because" in manifest
