@@ -124,7 +124,7 @@ def compile(
     """
     from edgec.manifest import build_manifest
     from edgec.report import ArtifactFacts, ModelFacts, Report
-    from edgec.verify import verify_artifact
+    from edgec.verify import FloatModel, verify_artifact
 
     clock, tell = _Clock(), progress or (lambda text: None)
     registry = registry or Registry()
@@ -157,12 +157,13 @@ def compile(
             lowered.precision, workdir, toolchains or _toolchains(registry, tell), notes, calib, checked,
             dict(options or {}), tell,
         )  # fmt: skip
+        float_model = FloatModel(lowered.reference, lowered.graph, checked).start()
         with clock("emit"):
             tell("emit")
             artifact = chosen.emit(lowered.graph, job)
         with clock("verify"):
             tell("verify")
-            verification = verify_artifact(chosen, lowered.reference, lowered.graph, artifact, checked, notes, min_sqnr)
+            verification = verify_artifact(chosen, float_model, lowered.graph, artifact, checked, notes, min_sqnr)
         differences = _differences(placement, artifact, notes)
         notes.raise_if_errors()
         report = Report(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from edgec.diagnostics import EdgecError
@@ -13,15 +16,96 @@ if TYPE_CHECKING:
     from edgec.graph import Graph
     from edgec.runtime import Session
     from edgec.samples import Samples
-    from edgec.target import Artifact, Target
+    from edgec.target import Arrays, Artifact, Target
 
 LOW_SQNR = 10.0
 """dB below which an output is called wrong rather than rounded: a third of its amplitude is error."""
 
 
+KEPT_BYTES = 256 << 20
+"""Samples and float outputs up to this size stay in memory; beyond it the float model runs anew for each comparison."""
+
+
+class FloatModel:
+    """The model as loaded, run on the samples, and the graph after our passes compared with it.
+
+    Vendor compilers leave a core idle and take seconds: with `start`, this work is done meanwhile, in a thread of its own
+    (ONNX Runtime releases the interpreter lock). Its errors come out where the results are asked for.
+    """
+
+    def __init__(self, reference: Graph, lowered: Graph, samples: Samples) -> None:
+        self._reference, self._lowered, self._samples = reference, lowered, samples
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._kept: list[Arrays] | None = None
+        self._session: Session | None = None
+        self._optimised: Comparison | None = None
+        self.not_verified: list[str] = []
+
+    def start(self) -> FloatModel:
+        """Begin in the background, if the samples are few enough to hand them over."""
+        first = next(iter(self._samples), {})
+        if sum(a.nbytes for a in first.values()) * len(self._samples) <= KEPT_BYTES:
+            feeds = list(self._samples)  # read here: a user's function need not be safe to call from two threads
+            self._thread = threading.Thread(target=self._work, args=(feeds,), daemon=True)
+            self._thread.start()
+        return self
+
+    def _work(self, feeds: Iterable[Arrays]) -> None:
+        try:
+            self._run(feeds)
+        except BaseException as e:  # noqa: BLE001  raised again by `finish`, in the caller's thread
+            self._error = e
+
+    def _run(self, feeds: Iterable[Arrays]) -> None:
+        from edgec.compare import compare
+        from edgec.runtime import Session
+
+        self._session = Session(self._reference, fallback=True)
+        try:
+            after = Session(self._lowered)
+        except EdgecError as e:  # ops only the target knows
+            self.not_verified.append(f"the graph between passes and target: {e.diagnostics[0].message}")
+            after = None
+        feeds_again, feeds = itertools.tee(feeds) if after is not None else ((), feeds)
+        outputs = self._keep(self._session.run_all(feeds))
+        if after is None:
+            for _ in outputs:
+                pass
+        else:
+            self._optimised = compare(outputs, after.run_all(feeds_again))
+
+    def _keep(self, outputs: Iterable[Arrays]) -> Iterator[Arrays]:
+        kept: list[Arrays] | None = []
+        size = 0
+        for out in outputs:
+            size += sum(a.nbytes for a in out.values())
+            if kept is not None and size <= KEPT_BYTES:
+                kept.append(out)
+            else:
+                kept = None
+            yield out
+        self._kept = kept
+
+    def finish(self) -> Comparison | None:
+        """The comparison of the graph after our passes; None where it holds ops only the target knows."""
+        if self._thread is None:
+            self._run(self._samples)
+        else:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._optimised
+
+    def outputs(self) -> Iterable[Arrays]:
+        """The float model's outputs for each sample; after `finish`."""
+        assert self._session is not None  # finish made it
+        return self._kept if self._kept is not None else self._session.run_all(self._samples)
+
+
 def verify_artifact(
     target: Target,
-    reference: Graph,
+    float_model: FloatModel,
     lowered: Graph,
     artifact: Artifact,
     samples: Samples,
@@ -34,20 +118,17 @@ def verify_artifact(
     below it an error (EC0820) in `notes`.
     """
     from edgec.compare import compare
-    from edgec.runtime import Session
 
-    # Run anew for each comparison: outputs of many samples may not fit in memory.
-    float_model = Session(reference, fallback=True)
-    not_verified = list(artifact.not_verified)
-    optimised = _optimised(float_model, lowered, samples, not_verified)
+    optimised = float_model.finish()
+    not_verified = [*artifact.not_verified, *float_model.not_verified]
     comparison: Comparison | None = None
     ran_by: str | None = None
     if artifact.simulated is not None:
         ran_by = str(artifact.facts.get("runner", "the SDK's simulator"))
-        comparison = compare(float_model.run_all(samples), artifact.simulated)
+        comparison = compare(float_model.outputs(), artifact.simulated)
     elif (runner := target.runner(artifact, lowered)) is not None:
         ran_by = runner.describe
-        comparison = compare(float_model.run_all(samples), runner.run(samples))
+        comparison = compare(float_model.outputs(), runner.run(samples))
     if comparison is None:
         not_verified.append("the artifact was not executed: this target has no runner on this host")
         notes.warn("EC0821", f"the {target.name} artifact was not executed on this host", hint="run it on the device")
@@ -64,19 +145,6 @@ def verify_artifact(
         optimised=optimised.to_json() if optimised is not None else None,
         not_verified=tuple(not_verified),
     )
-
-
-def _optimised(float_model: Session, lowered: Graph, samples: Samples, not_verified: list[str]) -> Comparison | None:
-    """The graph after our passes against the model as loaded; None where it holds ops only the target knows."""
-    from edgec.compare import compare
-    from edgec.runtime import Session
-
-    try:
-        session = Session(lowered)
-    except EdgecError as e:
-        not_verified.append(f"the graph between passes and target: {e.diagnostics[0].message}")
-        return None
-    return compare(float_model.run_all(samples), session.run_all(samples))
 
 
 def _judge(comparison: Comparison, notes: Diagnostics, min_sqnr: float | None) -> None:

@@ -202,9 +202,25 @@ def test_not_json(tmp_path: Path) -> None:
     assert failure(tmp_path, "return {1: object()}").reason == "failed"
 
 
-def test_crash_after_the_answer(tmp_path: Path) -> None:
+def test_teardown_of_the_sdk_is_skipped(tmp_path: Path) -> None:
+    """SDKs crash while Python shuts down, with the work done: that is not reached."""
     head = "import atexit, ctypes\natexit.register(ctypes.string_at, 0)"
     answer = run(tmp_path, 'return {"ok": True}', head=head)
+    assert answer.values["ok"]
+    assert answer.diagnostics == ()
+
+
+def test_death_after_the_answer_is_told(tmp_path: Path) -> None:
+    """Between answer and exit little is left that can fail; if it does, the answer counts and a warning says so."""
+    head = (
+        "import os, pathlib, signal, threading, time\n"
+        "def die(folder):\n"
+        "    while not (folder / 'answer.json').exists(): pass\n"
+        "    os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "def slow(status): time.sleep(30)\n"
+    )
+    body = "os._exit = slow; threading.Thread(target=die, args=(job.folder,), daemon=True).start(); return {'ok': True}"
+    answer = run(tmp_path, body, head=head)
     assert answer.values["ok"]
     assert [d.code for d in answer.diagnostics] == ["EC0629"]
 
