@@ -100,7 +100,8 @@ def minimal_manifest(report: Report) -> dict[str, Any]:
 
 
 def manifest_text(data: Mapping[str, Any]) -> str:
-    return json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # file names may have undecodable bytes
 
 
 def external_data_hashes(graph: Graph) -> dict[str, str]:

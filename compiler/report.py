@@ -157,8 +157,9 @@ class Report:
         return out
 
     def dumps(self) -> str:
-        """The text of report.json."""
-        return json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        """The text of report.json. Undecodable bytes of file names (lone surrogates) are escaped: it is valid UTF-8."""
+        text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
     def write(self, path: str | Path) -> None:
         Path(path).write_text(self.dumps(), encoding="utf-8")

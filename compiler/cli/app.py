@@ -34,6 +34,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
 class _Lazy(TyperGroup):
     """A group that knows its commands' names and help; it imports a command to run it."""
 
+    def invoke(self, ctx: Any) -> Any:
+        from edgec.cli.failures import Interrupted
+
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as e:
+            raise Interrupted from e
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 

@@ -40,6 +40,19 @@ def print_diagnostics(found: Iterable[Diagnostic], *, least: Severity = Severity
             print(f"{paint(head, _SEVERITY[d.severity], sys.stderr)}: {rest}", file=sys.stderr)
 
 
+class StdoutError(OSError):
+    """What a command found cannot be shown: the disk that stdout goes to is full, for example."""
+
+
+def _show(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise StdoutError(e.errno, e.strerror) from e
+
+
 class Console:
     """What one command prints.
 
@@ -56,7 +69,7 @@ class Console:
     def line(self, text: str = "", style: Style = "text") -> None:
         """One line of the result."""
         if not (self.quiet and self.as_json):
-            print(paint(text, style, self._stream), file=self._stream)
+            _show(paint(text, style, self._stream), self._stream)
 
     def lines(self, lines: Iterable[Line]) -> None:
         for style, text in lines:
@@ -75,7 +88,8 @@ class Console:
         if self.as_json:
             from edgec.report import plain
 
-            print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+            unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+            _show(json.dumps(plain(value), indent=2, ensure_ascii=not unicode), sys.stdout)
 
     def diagnostics(self, found: Iterable[Diagnostic]) -> None:
         """Warnings (all of it with `-v`, none with `-q`). Errors are raised, not printed here."""

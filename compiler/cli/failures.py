@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from types import TracebackType
 
 from edgec import __version__
-from edgec.cli import ERROR, INTERNAL, TOOLCHAIN, VERIFICATION
+from edgec.cli import ERROR, INTERNAL, INTERRUPTED, TERMINATED, TOOLCHAIN, VERIFICATION
 from edgec.cli.console import print_diagnostics
 from edgec.diagnostics import Diagnostic, EdgecError, Severity
 
@@ -27,6 +27,41 @@ def exit_code(found: Iterable[Diagnostic]) -> int:
     """Of a failed command, by the area of its first error."""
     first = next((d for d in found if d.severity >= Severity.ERROR), None)
     return _CODES.get(first.code[:4], ERROR) if first is not None else ERROR
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, in a form that the parser of the command line does not swallow; its cause is the KeyboardInterrupt."""
+
+
+def stopped(e: BaseException) -> int:
+    """Ctrl-C or SIGTERM: one line, and the notes on the exception (where the log is)."""
+    terminated = isinstance(e, SystemExit)
+    print(f"edgec: {'terminated' if terminated else 'interrupted'}; no half-written output is left", file=sys.stderr)
+    for note in getattr(e.__cause__ if isinstance(e, Interrupted) else e, "__notes__", ()):
+        print(f"  note: {note}", file=sys.stderr)
+    return TERMINATED if terminated else INTERRUPTED
+
+
+def stopped_within(e: BaseException) -> BaseException | None:
+    """The Ctrl-C or SIGTERM that `e` hides: extension modules being imported turn it into an ImportError."""
+    seen: BaseException | None = e
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt) or (isinstance(seen, SystemExit) and seen.code == TERMINATED):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def out_of_memory(e: MemoryError) -> int:
+    """A model or an input shape too large for this machine."""
+    d = Diagnostic(
+        "EC0931",
+        Severity.ERROR,
+        f"this machine has too little memory for it: {e or 'out of memory'}",
+        hint="smaller input shapes (--input-shape) or fewer samples need less",
+    )
+    print_diagnostics([d])
+    return exit_code([d])
 
 
 def crash(e: BaseException) -> int:
