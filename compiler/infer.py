@@ -141,7 +141,7 @@ def infer_node(node: ir.Node, opset: int) -> None:
         types = onnx.shape_inference.infer_node_outputs(
             schema, proto, inputs, data, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10
         )
-    except onnx.shape_inference.InferenceError:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
         return  # the value keeps what its rule gave it; the whole-graph check names the node
     for i, value in enumerate(node.outputs):
         if f"o{i}" in types:
