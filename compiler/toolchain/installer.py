@@ -97,6 +97,8 @@ def make_environment(description: ToolchainDescription, python: str, folder: Pat
     uv = str(uv_binary())
     install = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", str(folder / "bin" / "python")]
     _uv([uv, "venv", "--no-project", "--relocatable", "--python", python, str(folder)], description, log, lock_fd)
+    # Bytecode now: made during the first run, it would make that run unlike the next ones (see worker._Alias).
+    install = ["--compile-bytecode", *install]
     _uv([uv, "pip", "install", *install, "-r", str(description.lock_path)], description, log, lock_fd)
     if description.stubs:
         (packages,) = (folder / "lib").glob("python3*/site-packages")

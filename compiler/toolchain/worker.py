@@ -202,6 +202,7 @@ def scrubbed_environment(python: Path, scratch: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
         "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",  # the first run must be like the next, see _Alias
         "PYTHONNOUSERSITE": "1",
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",  # a crash loses nothing of the log
