@@ -332,7 +332,9 @@ class _Checker:
             self.error("EC0018", f"{what} is in {location!r}: {e.strerror or e}", node)
             return None
         if not real.is_relative_to(self.path.parent.resolve()):
-            self.error("EC0017", f"{outside}, through a symbolic link", node, hint)
+            self.error("EC0017", f"{outside}, through a symbolic link", node,
+                       "if you trust the model, copy it with its links resolved, and compile the copy: "
+                       f"cp -rL {self.path.parent} FOLDER")  # fmt: skip
             return None
         if not real.is_file() or not os.access(real, os.R_OK):
             self.error("EC0018", f"{what} is in {location!r}, which is not a readable file", node)

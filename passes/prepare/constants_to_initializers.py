@@ -49,7 +49,9 @@ def _move(node: ir.Node, g: ir.Graph, graph: Graph) -> bool:
     if g is not graph.model.graph and old.is_graph_output():
         return False  # an initializer as the output of a body: allowed by the text, refused by several runtimes
     name = old.name
-    new = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
+    new = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
     new.metadata_props.update(old.metadata_props)
     old.name = None
     old.replace_all_uses_with(new, replace_graph_outputs=True)
@@ -59,9 +61,23 @@ def _move(node: ir.Node, g: ir.Graph, graph: Graph) -> bool:
     return True
 
 
+_TYPES = {
+    "value": ir.AttributeType.TENSOR,
+    "sparse_value": ir.AttributeType.SPARSE_TENSOR,
+    "value_float": ir.AttributeType.FLOAT,
+    "value_floats": ir.AttributeType.FLOATS,
+    "value_int": ir.AttributeType.INT,
+    "value_ints": ir.AttributeType.INTS,
+    "value_string": ir.AttributeType.STRING,
+    "value_strings": ir.AttributeType.STRINGS,
+}
+
+
 def _tensor(node: ir.Node, graph: Graph) -> ir.TensorProtocol | None:
     (a,) = node.attributes.values()
     name = node.outputs[0].name or node.name
+    if a.is_ref() or a.type != _TYPES.get(a.name):
+        return None  # `Graph.verify` names it
     match a.name:
         case "value":
             t: ir.TensorProtocol = a.as_tensor()

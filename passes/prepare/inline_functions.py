@@ -37,7 +37,7 @@ class InlineFunctions(Pass):
         interface = [v.name for v in graph.outputs]
         try:
             InlinePass()(model)
-        except (ValueError, ir.passes.PassError) as e:
+        except (ValueError, RuntimeError, ir.passes.PassError) as e:
             raise error("EC0301", f"cannot inline the model's functions: {e.__cause__ or e}") from None
         model.functions.clear()
         for v, name in zip(graph.outputs, interface, strict=True):

@@ -65,7 +65,7 @@ class Up:
         name = self.graph.fresh(f"{self.node.name or self.node.op_type}.{hint}")
         tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
         owner = self.node.graph
-        if isinstance(owner, ir.Graph):
+        if isinstance(owner, ir.Graph) and all(owner is not f.graph for f in self.graph.model.functions.values()):
             v = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
             owner.register_initializer(v)
             return v

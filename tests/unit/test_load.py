@@ -233,3 +233,30 @@ def test_large_inline_weights_are_read_apart(save, monkeypatch: pytest.MonkeyPat
     proto.graph.initializer[2].dims[0] = 8999
     with pytest.raises(EdgecError, match=r"EC0011.*'c' holds 72,000 bytes"):
         Graph.load(save(proto.SerializeToString()))
+
+
+def test_a_linked_data_file_is_refused_with_a_way_out(tmp_path: Path, save) -> None:  # type: ignore[no-untyped-def]
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { y = Add (x, w) }'
+    )
+    t = proto.graph.initializer.add(name="w", data_type=onnx.TensorProto.FLOAT, dims=[2])
+    t.data_location = onnx.TensorProto.EXTERNAL
+    t.external_data.add(key="location", value="w.data")
+    file = save(proto.SerializeToString())
+    blob = tmp_path.parent / f"{tmp_path.name}.blob"
+    blob.write_bytes(b"\0" * 8)
+    (file.parent / "w.data").symlink_to(blob)
+    with pytest.raises(EdgecError, match=r"EC0017.*through a symbolic link[\s\S]*cp -rL"):
+        Graph.load(file)
+
+
+def test_a_dimension_of_minus_one_is_unknown(save) -> None:  # type: ignore[no-untyped-def]
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[7,3] x) => (float[7,3] y) { y = Relu (x) }'
+    )
+    for v in (proto.graph.input[0], proto.graph.output[0]):
+        v.type.tensor_type.shape.dim[0].dim_value = -1
+    (shape,) = [v.shape for v in Graph.load(save(proto.SerializeToString())).inputs]
+    assert shape is not None
+    assert not isinstance(shape[0], int)
+    assert shape[1] == 3

@@ -70,3 +70,18 @@ def test_wrong_shapes(shapes: tuple[str, ...], code: str) -> None:
 def test_dynamic_inputs_are_named_with_their_flags() -> None:
     with pytest.raises(EdgecError, match=r"EC0053.*a \(Nx3\), b \(Nx3\)[\s\S]*--input-shape a=1x3 --input-shape b=1x3"):
         require_static_inputs(Graph.from_text(TWO))
+
+
+def test_a_constant_of_the_wrong_attribute_type_is_refused_by_the_checker() -> None:
+    """Found by mutation: `value` may hold floats instead of a tensor."""
+    from edgec.graph import ir
+    from edgec.passes.prepare.constants_to_initializers import ConstantsToInitializers
+
+    g = Graph.from_text("""<ir_version: 10, opset_import: ["" : 24]> g (float[1] x) => (float[1] y)
+    { k = Constant <value_floats = [1.0]> () y = Add (x, k) }""")
+    node = next(n for n in g.nodes() if n.op_type == "Constant")
+    node.attributes.clear()
+    node.attributes["value"] = ir.Attr("value", ir.AttributeType.FLOATS, [1.0])
+    assert not ConstantsToInitializers().run(g, PassContext()).changed
+    with pytest.raises(EdgecError, match="EC0305"):
+        g.verify()
