@@ -27,6 +27,7 @@ _PREPARE: dict[str, str] = {
 
 _OPTIMIZE: dict[str, str] = {
     "fuse-attention": "FuseAttention",
+    "fuse-focus": "FuseFocus",
     "space-to-depth": "SpaceToDepth",
     "sink-transposes": "SinkTransposes",
     "cancel-transposes": "CancelTransposes",

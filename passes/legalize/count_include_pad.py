@@ -39,6 +39,8 @@ def count_padding(m: Match, rw: Rewriter) -> Result:
     if shape is None or out is None or value.dtype is None:
         return Reject("the image size is not known at compile time")
     factor = _factor(pool, shape[2:], out[2:], kernel, pads)
+    if not np.isfinite(factor).all():
+        return Reject("a window lies in the padding altogether")
     if factor.size > _LARGEST_FACTOR:
         return Reject(f"the factor map would have {factor.size} elements")
     averages = rw.op("AveragePool", value, attrs=attrs)
@@ -57,7 +59,8 @@ def _factor(
         position = first + np.arange(kernel[i])[None, :] * dilations[i]
         inside = ((position >= 0) & (position < image[i])).sum(axis=1)
         counts = np.multiply.outer(counts, inside)
-    factor = float(np.prod(kernel)) / counts
+    with np.errstate(divide="ignore"):
+        factor = float(np.prod(kernel)) / counts
     return factor.reshape(1, 1, *out)
 
 

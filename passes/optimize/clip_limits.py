@@ -33,11 +33,13 @@ def nonnegative(value: ir.Value, depth: int = 4) -> bool:
     node = value.producer()
     if node is None or node.domain not in ("", "ai.onnx") or depth == 0:
         return False
+    if value.dtype is not None and not value.dtype.is_floating_point():
+        return False  # integers wrap around
     if node.op_type in _NONNEGATIVE:
         return True
     if node.op_type == "Clip":
         limits = clip_limits(node)
-        return limits is not None and limits[0] >= 0
+        return limits is not None and min(limits) >= 0  # the upper one wins where they cross
     if node.op_type in _CARRY:
         source = node.inputs[0]
         return source is not None and value.index() == 0 and nonnegative(source, depth - 1)

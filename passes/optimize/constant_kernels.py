@@ -81,6 +81,10 @@ def _cast(node: ir.Node, inputs: Inputs, opset: int, limit: int) -> Array:
         raise NotHere
     dtype = to.numpy()
     _room(a.shape, dtype.itemsize, limit)
+    if dtype.kind in "fV" and dtype.itemsize == 2 and a.dtype not in (np.float32, np.bool_, dtype):
+        raise NotHere  # ONNX Runtime goes through float32 and rounds twice
+    if dtype.kind in "iu" and a.dtype.kind not in "iufb":
+        raise NotHere
     if dtype.kind in "iu" and a.dtype.kind in "iuf" and a.size:
         info = np.iinfo(dtype)
         low, high = a.min(), a.max()
@@ -99,7 +103,7 @@ def _reshape(node: ir.Node, inputs: Inputs, opset: int, limit: int) -> Array:
 def _flatten(node: ir.Node, inputs: Inputs, opset: int, limit: int) -> Array:
     a, axis = _need(inputs, 0), int(attribute(node, "axis"))
     axis += a.ndim if axis < 0 else 0
-    return a.reshape(math.prod(a.shape[:axis]), -1) if a.size else a.reshape(math.prod(a.shape[:axis]), 0)
+    return a.reshape(math.prod(a.shape[:axis]), math.prod(a.shape[axis:]))
 
 
 def _squeeze(node: ir.Node, inputs: Inputs, opset: int, limit: int) -> Array:
@@ -142,6 +146,8 @@ def _slice(node: ir.Node, inputs: Inputs, opset: int, limit: int) -> Array:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         dim = a.shape[axis]
         if step < 0:  # ONNX clamps to [-1, dim-1]; a Python slice spells "before the first" as None
+            if start < -dim:
+                raise NotHere  # ONNX clamps to 0, Python to nothing
             end = end + dim if end < 0 else end
             index[axis] = slice(start, None if end < 0 else end, step)
         else:
@@ -216,6 +222,8 @@ def _div(a: Array, b: Array) -> Array:
         return np.asarray(a / b)
     if not b.all():
         raise NotHere
+    if a.dtype.kind == "i" and (a == np.iinfo(a.dtype).min).any():
+        raise NotHere  # it has no absolute value
     quotient = np.abs(a) // np.abs(b)  # towards zero, as C does
     return np.asarray(quotient * np.sign(a) * np.sign(b)).astype(a.dtype)
 

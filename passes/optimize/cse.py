@@ -119,6 +119,8 @@ def _key(node: ir.Node) -> _Key | None:
     attributes: list[_Key] = []
     for name in sorted(node.attributes):
         a = node.attributes[name]
+        if a.type in (ir.AttributeType.TYPE_PROTO, ir.AttributeType.TYPE_PROTOS):
+            return None
         if a.is_ref() or a.type in (ir.AttributeType.TENSOR, ir.AttributeType.SPARSE_TENSOR, ir.AttributeType.TENSORS):
             if a.type != ir.AttributeType.TENSOR or a.is_ref():
                 return None

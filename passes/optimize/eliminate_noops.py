@@ -152,7 +152,7 @@ def drop_split_in_one(m: Match, rw: Rewriter) -> Result:
 
 def _drop_neutral(m: Match, rw: Rewriter) -> Result:
     """x * 1: the constant has one element; its rank must not add axes."""
-    value, one = m.value("x"), next(v for v in m.root.inputs if v is not m.value("x"))
+    value, one = m.value("x"), next((v for v in m.root.inputs if v is not m.value("x")), None)
     if one is not None and one.shape is not None and one.shape.rank() > (rank(value) or 0):
         return Reject("the constant adds axes, or the rank of the other input is unknown")
     return bypass(m, value)
@@ -204,6 +204,9 @@ def merge_relu_of_clip(m: Match, rw: Rewriter) -> Result:
 
 def _clip(m: Match, rw: Rewriter) -> Result:
     """clip(clip(x, a, b), c, d) = clip(x, max(a, c), min(b, d)), where the two ranges meet."""
+    value = m.value("x")
+    if value.dtype is None or not value.dtype.is_floating_point() or rw.opset < 11:
+        return Reject("only floating point: limits are compared as such; and Clip with limits as inputs")
     first, second = clip_limits(m.node("inner")), clip_limits(m.root)
     if first is None or second is None:
         return Reject("a limit is not constant")
@@ -211,10 +214,7 @@ def _clip(m: Match, rw: Rewriter) -> Result:
     if low > high:
         return Reject("the two ranges do not meet")
     if (low, high) == (0.0, np.inf):
-        return rw.op("Relu", m.value("x"))
-    value = m.value("x")
-    if value.dtype is None:
-        return Reject("the type of the input is unknown")
+        return rw.op("Relu", value)
     return rw.op(
         "Clip",
         value,

@@ -116,8 +116,10 @@ def bn_to_mul_add(m: Match, rw: Rewriter) -> Result:
     if axes is None:
         return Reject("the rank of the input is unknown")
     shape = (-1, *[1] * (axes - 2)) if axes >= 2 else (-1,)
+    own = m.value("x").dtype
+    dtype = own.numpy() if own is not None else m.array("scale").dtype  # statistics may be wider than x
     k, shift = (
-        rw.const(a.reshape(shape).astype(m.array("scale").dtype), f"{m.value('scale').name}.{n}")
+        rw.const(a.reshape(shape).astype(dtype), f"{m.value('scale').name}.{n}")
         for a, n in zip(affine, ("k", "shift"), strict=True)
     )
     return rw.op("Add", rw.op("Mul", m.value("x"), k), shift)

@@ -34,6 +34,8 @@ def _attention(m: Match, rw: Rewriter) -> Result:
     qs, ks, vs = (s for s in shapes if s is not None)
     if permutation(m.node("turn")) != (0, 1, 3, 2) or qs[:2] != ks[:2] or ks[:3] != vs[:3]:
         return Reject("K is not transposed in its last two axes, or the heads differ")
+    if m.has("divisor") and number(m, "divisor") == 0:
+        return Reject("the scores are divided by zero")
     scale = number(m, "scale") if m.has("scale") else 1 / number(m, "divisor") if m.has("divisor") else 1.0
     inputs = [m.value("q"), m.value("k"), m.value("v")]
     if m.has("mask"):

@@ -43,7 +43,8 @@ def _limit(m: Match, name: str, default: float) -> float:
     if not m.has(name):
         return default
     value = number(m, name)
-    largest = float(np.finfo(np.float16).max) if m.array(name).dtype == np.float16 else float(np.finfo(np.float32).max)
+    dtype = m.array(name).dtype
+    largest = float(np.finfo(dtype if dtype.kind == "f" else np.float32).max)  # bfloat16 reaches as far as float32
     return default if abs(value) >= largest and math.copysign(1, value) == math.copysign(1, default) else value
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgec.passes.optimize.matching import blocked, near, number, scalar
-from edgec.pattern import Match, P, anyof, var
+from edgec.passes.optimize.matching import blocked, near, number, one_float, scalar
+from edgec.pattern import Match, P, Var, anyof, var
 from edgec.pipeline import RewritePass
 from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
 
-x, a, b, s = var("x"), scalar("a"), scalar("b"), scalar("s")
+x, b = var("x"), scalar("b")
+a, s = (Var(n, constant=True, check=one_float, where=lambda v: bool(v.all())) for n in "as")  # they may divide
 low, high = scalar("low"), scalar("high")
 
 

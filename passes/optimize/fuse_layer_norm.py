@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import attribute, constant, ir, static_shape
-from edgec.passes.optimize.matching import is_float, number, reduction_axes, scalar, trailing
+from edgec.passes.optimize.matching import blocked, is_float, number, reduction_axes, scalar, trailing
 from edgec.pattern import Match, NodePattern, P, Rest, anyof, const, lit, rest, var
 from edgec.pipeline import RewritePass
 from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
@@ -52,10 +52,10 @@ def normalised_shape(x: ir.Value, axis: int) -> tuple[int, ...] | None:
     return tuple(dims) if len(dims) == -axis else None
 
 
-def fitted(v: ir.Value, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
-    """The constant `v` as an array of `shape`, if it broadcasts to it without widening it."""
+def fitted(v: ir.Value, shape: tuple[int, ...], x: ir.Value) -> npt.NDArray[Any] | None:
+    """The constant `v` as an array of `shape`, the last axes of `x`, if it broadcasts to that without widening `x`."""
     data = constant(v)
-    if data is None or data.size > int(np.prod(shape)):
+    if data is None or x.shape is None or data.ndim > x.shape.rank() or data.size > int(np.prod(shape)):
         return None
     while data.ndim > len(shape) and data.shape[0] == 1:
         data = data[0]
@@ -71,6 +71,8 @@ def _layer_norm(m: Match, rw: Rewriter) -> Result:
         return Reject(f"LayerNormalization exists from opset 17, the model is written in opset {rw.opset}")
     if not is_float(value) or value.dtype is None:
         return Reject(f"{value.name} is not a floating-point tensor")
+    if why := blocked(m, rw, 17):
+        return why
     names = [n for n in ("mean", "again", "variance") if n in m.named]
     axis = normalised_axis([m.node(n) for n in names], value)
     if isinstance(axis, Reject):
@@ -103,7 +105,7 @@ def norm_scale(m: Match, rw: Rewriter) -> Result:
     if any(v.uses() for v in norm.outputs[1:]):
         return Reject("the normalisation's mean or deviation is used")
     shape = static_shape(m.value("ones"))
-    scale = fitted(m.value("scale"), shape) if shape is not None else None
+    scale = fitted(m.value("scale"), shape, m.value("x")) if shape is not None else None
     if scale is None:
         return Reject("the factor is not one number for each normalised position")
     if not np.all(m.array("ones") == 1):
@@ -119,7 +121,7 @@ def norm_bias(m: Match, rw: Rewriter) -> Result:
     if any(v.uses() for v in norm.outputs[1:]):
         return Reject("the normalisation's mean or deviation is used")
     shape = static_shape(m.value("scale"))
-    bias = fitted(m.value("bias"), shape) if shape is not None else None
+    bias = fitted(m.value("bias"), shape, m.value("x")) if shape is not None else None
     if bias is None or shape == ():
         return Reject("the summand is not one number for each normalised position")
     name = f"{m.value('bias').name}.bias"

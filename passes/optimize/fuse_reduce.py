@@ -29,6 +29,8 @@ def global_pool_from_reduction(m: Match, rw: Rewriter) -> Result:
     value = m.value("x")
     if value.shape is None or not is_float(value) or value.shape.rank() not in (3, 4, 5):
         return Reject("not a floating-point tensor of rank 3 to 5")
+    if value.dtype == ir.DataType.DOUBLE:
+        return Reject("runtimes have no pooling of double")
     rank = value.shape.rank()
     if not attribute(m.root, "keepdims") or reduction_axes(m.root, rank) != tuple(range(2, rank)):
         return Reject("not all spatial axes, or they are not kept")
@@ -56,7 +58,7 @@ def _partial(pool: ir.Node, shape: tuple[int, ...]) -> str:
         return "more than one window"
     if (attribute(pool, "auto_pad") or "NOTSET") not in ("NOTSET", "VALID"):
         return "padded automatically"
-    if len(pool.outputs) > 1 and pool.outputs[1].uses():
+    if len(pool.outputs) > 1 and (pool.outputs[1].uses() or pool.outputs[1].is_graph_output()):
         return "the indices of the maxima are used"
     return ""
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from edgec.passes.optimize.fuse_layer_norm import norm_scale, normalised_axis, normalised_shape
-from edgec.passes.optimize.matching import is_float, number, scalar
+from edgec.passes.optimize.matching import blocked, is_float, number, scalar
 from edgec.pattern import Match, P, anyof, lit, rest, var
 from edgec.pipeline import RewritePass
 from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
@@ -29,6 +29,8 @@ def _rms_norm(m: Match, rw: Rewriter) -> Result:
         return Reject(f"RMSNormalization exists from opset 23, the model is written in opset {rw.opset}")
     if not is_float(value) or value.dtype is None:
         return Reject(f"{value.name} is not a floating-point tensor")
+    if why := blocked(m, rw, 23):
+        return why
     axis = normalised_axis([m.node("mean")], value)
     if isinstance(axis, Reject):
         return axis

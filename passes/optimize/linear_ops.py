@@ -121,6 +121,8 @@ class Linear:
         for a in (w, b):
             if a is not None and not np.isfinite(a.astype(np.float64)).all():
                 return Reject(f"the folded weight or bias is not finite in {self.dtype.name}")
+        if self.dtype.itemsize < 4 and _lost(weight, w) > _NARROW_LOSS:
+            return Reject(f"the folded weight falls below what {self.dtype.name} resolves")
         new_w = rw.const(w, f"{self.stem}.folded")
         new_b = None if b is None else rw.const(b, f"{self.stem}.bias")
         attrs = dict(self.node.attributes.items())
@@ -133,6 +135,21 @@ class Linear:
         if rank(x) == 2:
             return rw.op("Gemm", x, new_w, new_b)
         return rw.op("Add", rw.op("MatMul", x, new_w), new_b)
+
+
+_NARROW_LOSS = 2.0**-7
+"""Relative error of a folded weight above which folding in a 16-bit type costs accuracy; rounding alone stays below."""
+
+
+def _lost(exact: Vector, rounded: Array) -> float:
+    """The largest relative error of any slice along the first or second axis: one channel may underflow alone."""
+    error = np.square(rounded.astype(np.float64) - exact)
+    worst = 0.0
+    for axis in (0, 1):
+        others = tuple(i for i in range(exact.ndim) if i != axis)
+        norm = np.square(exact).sum(axis=others)
+        worst = max(worst, float(np.sqrt(error.sum(axis=others)[norm > 0] / norm[norm > 0]).max(initial=0.0)))
+    return worst
 
 
 def _stem(weight: ir.Value) -> str:

@@ -11,10 +11,11 @@ from edgec.rewrite import Reject, Rewriter
 
 def scalar(name: str) -> Var:
     """A floating-point constant with one element, whatever its rank."""
-    return Var(name, constant=True, check=_one_float)
+    return Var(name, constant=True, check=one_float)
 
 
-def _one_float(v: ir.Value) -> bool:
+def one_float(v: ir.Value) -> bool:
+    """Whether a constant has one floating-point element."""
     return v.const_value is not None and v.const_value.size == 1 and v.dtype is not None and v.dtype.is_floating_point()
 
 

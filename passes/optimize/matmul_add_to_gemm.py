@@ -24,7 +24,9 @@ _FLOAT = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataT
 def _is_bias(value: ir.Value, columns: object) -> bool:
     """Broadcast over rows, not the other way round: a scalar or one number a column."""
     shape = static_shape(value)
-    return shape is not None and (shape in ((), (1,), (1, 1)) or (shape[-1:] == (columns,) and shape[:-1] in ((), (1,))))
+    return shape is not None and (
+        shape in ((), (1,), (1, 1)) or (shape[-1:] == (columns,) and shape[:-1] in ((), (1,)))
+    )
 
 
 @rule(P.Add(P.MatMul(a, b, as_="matmul", shared_=True), c))
@@ -77,6 +79,8 @@ def gemm_of_transposed_b(m: Match, rw: Rewriter) -> Result:
 @rule(P.Gemm(a, const("w"), opt(c), where_=lambda n: attribute(n, "alpha") != 1 or attribute(n, "beta") != 1))
 def gemm_factors_into_weights(m: Match, rw: Rewriter) -> Result:
     """alpha into a constant B, beta into a constant C."""
+    if m.value("a").dtype not in _FLOAT:
+        return Reject("the type is not floating point")
     alpha, beta = (float(attribute(m.root, k)) for k in ("alpha", "beta"))
     attrs = dict(m.root.attributes.items())
     right, bias = m.value("w"), m.get("c")

@@ -58,7 +58,7 @@ class ShapeValues:
         if transfer is None or node.domain not in ("", "ai.onnx"):
             return None
         found = transfer(self, node)
-        if found is not None and len(found) <= MAX_ELEMENTS:
+        if found is not None and len(found) <= MAX_ELEMENTS and _holds(node.outputs[0], found):
             self._known[node.outputs[0]] = found
             return found
         return None
@@ -74,6 +74,15 @@ class ShapeValues:
 
     def data(self, value: ir.Value | None) -> Any:
         return self._data(value)
+
+
+def _holds(value: ir.Value, elements: Elements) -> bool:
+    """Whether the value's type holds every number: arithmetic that wraps around is left to the kernels."""
+    dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.int64)
+    if dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(dtype)
+    return all(limits.min <= e <= limits.max for e in elements if isinstance(e, int))
 
 
 def _shape(s: ShapeValues, node: ir.Node) -> Elements | None:
