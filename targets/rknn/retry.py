@@ -30,7 +30,7 @@ def build_with_retries(
 
     disabled: list[str] = list(request["config"].get("disable_rules", ()))
     while True:
-        config = {**request["config"], **({"disable_rules": disabled} if disabled else {})}
+        config = {**request["config"], **({"disable_rules": [*disabled]} if disabled else {})}
         log = job.logs / (f"rknn-{len(disabled)}.log" if disabled else "rknn.log")
         try:
             return toolchain.run(
