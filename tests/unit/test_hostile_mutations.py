@@ -1,4 +1,4 @@
-"""Mutated models: loading, inference and checking give a Graph or an EdgecError; no traceback, no crash, no hang.
+"""Mutated models: loading, the float pipeline and checking give a Graph or an EdgecError; no traceback, no crash, no hang.
 
 The mutations run in a child process, so that a crash of onnx's C++ is seen and named.
 """
@@ -31,7 +31,11 @@ from pathlib import Path
 import faulthandler; faulthandler.enable()
 from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
-from edgec.infer import infer_shapes
+from edgec.pipeline import PassContext, PassManager
+from edgec.plugins import Registry
+from edgec.recipe import build_passes
+registry = Registry()
+passes = build_passes(registry.target("x86-64").pipeline("fp32"), registry.passes())
 source, count, seed, work = Path(sys.argv[1]).read_bytes(), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 ok = refused = 0
 for i in range(count):
@@ -49,7 +53,7 @@ for i in range(count):
     work.write_bytes(data)
     try:
         g = Graph.load(work)
-        infer_shapes(g)
+        PassManager(passes).run(g, PassContext())
         g.verify()
         ok += 1
     except EdgecError:
@@ -81,7 +85,7 @@ def test_mutations_of_a_small_model(small: Path, tmp_path: Path) -> None:
     assert refused > 500
 
 
-@pytest.mark.parametrize("name", ["mlperf_kws_dscnn", "mnist_cnn_digitrec", "ppocr_cls_mbv3"])
+@pytest.mark.parametrize("name", ["mlperf_kws_dscnn", "mnist_cnn_digitrec", "ppocr_cls_mbv3", "silero_vad_16k_op15"])
 @pytest.mark.slow
 def test_mutations_of_real_models(name: str, eval_dir: Path, tmp_path: Path) -> None:
     ok, refused = mutate(eval_dir / "models" / f"{name}.onnx", 2000, 2, tmp_path)

@@ -85,3 +85,14 @@ def test_a_constant_of_the_wrong_attribute_type_is_refused_by_the_checker() -> N
     assert not ConstantsToInitializers().run(g, PassContext()).changed
     with pytest.raises(EdgecError, match="EC0305"):
         g.verify()
+
+
+def test_an_unknown_attribute_stops_no_inference() -> None:
+    """Found by mutation: onnx's checker, not its inference, raises here."""
+    from edgec.infer import infer_node
+
+    g = Graph.from_text("""<ir_version: 10, opset_import: ["" : 24]> g (float[1] x) => (float[1] y)
+    { y = Relu <stridEs = [1]> (x) }""")
+    infer_node(next(g.nodes()), 24)
+    with pytest.raises(EdgecError, match="EC0305"):
+        g.verify()
