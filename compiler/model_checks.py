@@ -56,6 +56,11 @@ _ATTRIBUTE_FIELD: dict[int, str] = {
     AttributeProto.TENSORS: "tensors", AttributeProto.GRAPHS: "graphs",
     AttributeProto.SPARSE_TENSORS: "sparse_tensors", AttributeProto.TYPE_PROTOS: "type_protos",
 }  # fmt: skip
+_CONSTANT_TYPES: dict[str, int] = {
+    "value": AttributeProto.TENSOR, "sparse_value": AttributeProto.SPARSE_TENSOR, "value_float": AttributeProto.FLOAT,
+    "value_floats": AttributeProto.FLOATS, "value_int": AttributeProto.INT, "value_ints": AttributeProto.INTS,
+    "value_string": AttributeProto.STRING, "value_strings": AttributeProto.STRINGS,
+}  # fmt: skip
 _SINGULAR = ("f", "i", "s", "t", "g", "sparse_tensor", "tp")
 
 
@@ -188,6 +193,11 @@ class _Checker:
                 self.error("EC0016", f"attribute {a.name!r} is given twice", _name(n))
             seen.add(a.name)
             self.attribute(a, n)
+            expected = _CONSTANT_TYPES.get(a.name) if n.op_type == "Constant" and n.domain in ("", "ai.onnx") else None
+            if expected is not None and a.type != expected:
+                self.error(
+                    "EC0016", f"attribute {a.name!r} of a Constant has another type than its name says", _name(n)
+                )
 
     def attribute(self, a: onnx.AttributeProto, n: onnx.NodeProto) -> None:
         if a.ref_attr_name:
