@@ -1,7 +1,6 @@
 """x * relu6(x + 3) / 6, in every order, becomes HardSwish; x * relu6(x + 3), without the sixth, HardSwish times 6.
 
-The second is for compilers that look for the Clip alone: rknn-toolkit2 2.5.0 takes x * relu6(x + 3) for a HardSwish and
-loses the factor (measured with its simulator).
+The second keeps compilers that recognise HardSwish by its Clip from mistaking the one for the other, and is one node less.
 
 Source: ONNX operator definition of HardSwish (opset 14): x * max(0, min(1, x / 6 + 0.5)); Howard et al., "Searching for
 MobileNetV3", 2019. Run `fuse-clip` and `fuse-hard-sigmoid` before.
