@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgec.diagnostics import error
 from edgec.graph import INLINE_LIMIT, Graph
@@ -43,8 +43,11 @@ class OnnxRuntime(Target):
                 del files["model.onnx"]
         if platform.machine() not in _MACHINES.get(self.name, (platform.machine(),)):
             not_verified.append(f"{self.name} kernels: the artifact was run on this {platform.machine()} host instead")
+        facts = {}
+        if form == "both" and job.verification is not None:
+            facts["model.ort against model.onnx"] = _compare_forms(written[0], folder / "model.ort", job)
         entry = "model.onnx" if "model.onnx" in files else "model.ort"
-        return Artifact(files, entry, not_verified=tuple(not_verified))
+        return Artifact(files, entry, facts=facts, not_verified=tuple(not_verified))
 
     def runner(self, artifact: Artifact, graph: Graph) -> Runner | None:
         path = artifact.files[artifact.entry]
@@ -63,6 +66,25 @@ class _SessionRunner:
 
     def run(self, samples: Iterable[Arrays]) -> Iterator[Arrays]:
         yield from self._session.run_all(samples)
+
+
+_SAME_DB = 80.0
+"""dB between two float32 forms of one graph: kernels are fused differently, nothing more."""
+
+
+def _compare_forms(model: Path, ort: Path, job: EmitJob) -> dict[str, Any]:
+    """Only the entry is verified against the float model: show that the other file computes the same."""
+    from edgec.compare import compare
+    from edgec.runtime import Session
+
+    samples = job.verification or ()
+    forms = [Session(path, optimise=True).run_all(samples) for path in (model, ort)]
+    found = compare(*forms)
+    for out in found.outputs:
+        if out.sqnr_db < _SAME_DB:
+            what = f"output {out.name!r} of model.ort is {out.sqnr_db:.1f} dB from model.onnx"
+            job.diagnostics.warn("EC0452", what, hint="verify model.ort alone: --option format=ort")
+    return found.to_json()
 
 
 def _to_ort_format(model: Path, out: Path) -> Path:

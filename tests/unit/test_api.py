@@ -56,6 +56,12 @@ def test_cpu_artifacts_compute_the_model(target: str, form: str, files: set[str]
     assert result.report.verification.generated
 
 
+def test_both_forms_are_compared() -> None:
+    facts = edgec.compile(conv(), options={"format": "both"}).artifact.facts["model.ort against model.onnx"]
+    assert facts["samples"] == 4
+    assert facts["exact"] or facts["worst_sqnr_db"] > 80
+
+
 def test_the_artifact_is_readable_by_runtimes_of_opset_21(tmp_path: Path) -> None:
     result = edgec.compile(conv(), output=tmp_path / "out")
     assert Graph.load(result.artifact.files["model.onnx"]).opset == 21  # type: ignore[arg-type]
