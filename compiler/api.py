@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgec import __version__
-from edgec.diagnostics import Diagnostics, error
+from edgec.diagnostics import Diagnostics, EdgecError, error
 from edgec.graph import Graph
 from edgec.pipeline import Instrument, PassContext, PassManager, PassRecord
 from edgec.plugins import Registry
@@ -163,7 +163,8 @@ def compile(
             artifact = chosen.emit(lowered.graph, job)
         with clock("verify"):
             tell("verify")
-            verification = verify_artifact(chosen, float_model, lowered.graph, artifact, checked, notes, min_sqnr)
+            with _about_generated(checked):
+                verification = verify_artifact(chosen, float_model, lowered.graph, artifact, checked, notes, min_sqnr)
         differences = _differences(placement, artifact, notes)
         notes.raise_if_errors()
         report = Report(
@@ -333,12 +334,46 @@ def _check_options(target: Target, options: Mapping[str, Any]) -> None:
     found.raise_if_errors()
 
 
+@contextmanager
+def _about_generated(samples: Samples) -> Iterator[None]:
+    """A model may not run on inputs that were made up (indices, lengths): say that they were."""
+    try:
+        yield
+    except EdgecError as e:
+        if samples.generated:
+            e.add_note("the inputs were generated; the model may need real ones: give some with --samples")
+        raise
+
+
 def _samples(source: Any, graph: Graph, preprocess: Preprocess | None, notes: Diagnostics) -> Samples | None:
     from edgec.samples import Samples, open_samples
 
-    if source is None or isinstance(source, Samples):
+    if source is None:
+        return None
+    if isinstance(source, Samples):
+        _check_first(source, graph)
         return source
     return open_samples(source, graph, preprocess=preprocess, diagnostics=notes)
+
+
+def _check_first(samples: Samples, graph: Graph) -> None:
+    """Samples an embedder made: what `open_samples` promises of names and shapes is not known of them. One is read."""
+    from edgec.diagnostics import Location
+    from edgec.samples.inputs import input_specs
+
+    first, where = next(iter(samples), None), Location(samples.describe)
+    if first is None:
+        raise error("EC0702", "there are no samples", where)
+    for spec in input_specs(graph):
+        if spec.name not in first:
+            what = f"no value for input {spec.name!r}"
+            raise error("EC0704", what, where, f"the samples have {', '.join(first) or 'nothing'}")
+        have = first[spec.name].shape
+        want = spec.shape
+        if want is None:
+            continue
+        if len(want) != len(have) or any(w not in (None, h) for w, h in zip(want, have, strict=True)):
+            raise error("EC0705", f"input {spec.name!r} is {spec}, the first sample has shape {list(have)}", where)
 
 
 def _verification(

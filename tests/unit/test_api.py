@@ -235,11 +235,33 @@ def test_impossible_nodes_are_said_before_the_sdk_is_asked_for() -> None:
     assert codes(caught) == ["EC0401"]
 
 
-def test_samples_of_another_model() -> None:
-    other = Samples(lambda: iter([{"image": np.zeros((1, 3, 8, 8), np.float32)}]), describe="other", count=1)
-    with pytest.raises(EdgecError, match="'x'") as caught:
-        edgec.compile(conv(), samples=other)
-    assert codes(caught) == ["EC0811"]
+@pytest.mark.parametrize("use", ["samples", "calibration"])
+@pytest.mark.parametrize(
+    ("rows", "code", "says"),
+    [
+        ([{"image": np.zeros((1, 3, 8, 8), np.float32)}], "EC0704", "'x'"),
+        ([{"x": np.zeros((3, 8, 8), np.float32)}], "EC0705", r"\[3, 8, 8\]"),
+        ([], "EC0702", "no samples"),
+    ],
+)
+def test_samples_that_do_not_fit(use: str, rows: list[dict[str, Any]], code: str, says: str) -> None:
+    given = Samples(lambda: iter(rows), describe="mine", count=len(rows))
+    with pytest.raises(EdgecError, match=says) as caught:
+        edgec.compile(conv(), **{use: given})  # type: ignore[arg-type]
+    assert codes(caught) == [code]
+
+
+def test_generated_inputs_a_model_cannot_take_are_said_to_be_generated() -> None:
+    graph = Graph.from_text(
+        """<ir_version: 10, opset_import: ["" : 19]> g (int64[1,4] i) => (float[1,4] y) <float[2] t = {1, 2}>
+        { y = Gather(t, i) }"""
+    )
+    with pytest.raises(EdgecError) as caught:
+        edgec.compile(graph)
+    assert codes(caught) == ["EC0810"]
+    assert any("generated" in note for note in caught.value.__notes__)
+    real = Samples(lambda: iter([{"i": np.array([[0, 1, 1, 0]])}]), describe="indices", count=1)
+    assert edgec.compile(graph, samples=real).report.verification is not None
 
 
 # --- how it is done --------------------------------------------------------------------------------------------------

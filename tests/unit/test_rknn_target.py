@@ -250,7 +250,7 @@ def test_int8_needs_calibration() -> None:
 
 def test_calibration_of_another_model() -> None:
     other = Samples(lambda: iter([{"z": np.zeros((1, 4), np.float32)}]), describe="other rows", count=1)
-    with pytest.raises(EdgecError, match="no value for input a") as caught:
+    with pytest.raises(EdgecError, match="no value for input 'unused'") as caught:
         edgec.compile(
             two_inputs(), target="rk3588", precision="int8", calibration=other, samples=samples(1),
             toolchains=FakeSdk(),  # type: ignore[arg-type]
