@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,13 +50,15 @@ class ModelFacts:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     parameters: int
-    """Elements of all initializers."""
+    """Elements of all initializers, and of what Constant nodes hold that is a weight: floats that are no scalar."""
     weight_bytes: int
+    """Bytes of the same."""
     nodes: int
 
     @classmethod
     def of(cls, graph: Graph, *, path: str, sha256: str) -> ModelFacts:
         """Facts of `graph`; reads no weight."""
+        constants = list(_constant_weights(graph))
         inputs = [v for v in graph.inputs if v.name not in graph.model.graph.initializers]
         return cls(
             path=path,
@@ -65,8 +67,8 @@ class ModelFacts:
             opset=graph.opset,
             inputs=tuple(_tensor_info(v) for v in inputs),
             outputs=tuple(_tensor_info(v) for v in graph.outputs),
-            parameters=_parameters(graph),
-            weight_bytes=graph.weight_bytes(),
+            parameters=_parameters(graph) + sum(t.size for t in constants),
+            weight_bytes=graph.weight_bytes() + sum(t.nbytes for t in constants),
             nodes=sum(1 for _ in graph.nodes()),
         )
 
@@ -81,6 +83,15 @@ def _parameters(graph: Graph) -> int:
 
     graphs = (g for g in graph.graphs() if isinstance(g, ir.Graph))
     return sum(v.const_value.size for g in graphs for v in g.initializers.values() if v.const_value is not None)
+
+
+def _constant_weights(graph: Graph) -> Iterator[ir.TensorProtocol]:
+    """Float tensors of Constant nodes that are no scalars: some exporters (Paddle) keep all weights there."""
+    for node in graph.nodes():
+        attribute = node.attributes.get("value") if node.op_type == "Constant" else None
+        tensor = attribute.as_tensor() if attribute is not None else None
+        if tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 0:
+            yield tensor
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgec.diagnostics import Severity
 
 if TYPE_CHECKING:
-    from edgec.report import Report, Verification
+    from edgec.report import Report, TensorInfo, Verification
 
 Style = Literal["title", "heading", "text", "good", "warning", "error", "dim"]
 Line = tuple[Style, str]
@@ -38,10 +40,16 @@ def summary_lines(report: Report, folder: str | Path | None = None) -> Iterator[
 def _model(report: Report) -> Iterator[Line]:
     m = report.model
     yield "title", f"{Path(m.path).name or m.name or 'model'} -> {report.target}, {report.precision}"
-    inputs, outputs = (", ".join(_some([str(t) for t in ts], 3)) for ts in (m.inputs, m.outputs))
+    inputs, outputs = (", ".join(_some([_tensor(t) for t in ts], 3)) for ts in (m.inputs, m.outputs))
     yield "text", f"  {inputs} -> {outputs}"
     weights = f"{m.parameters:,} parameters ({size(m.weight_bytes)})"
     yield "dim", f"  {weights}, {m.nodes:,} nodes, opset {m.opset}"
+
+
+def _tensor(t: TensorInfo) -> str:
+    """`images float[Nx3x640x640]`; a symbol as long as an exporter's "p2o.DynamicDimension.0" is shown as ?."""
+    dims = None if t.shape is None else tuple(None if isinstance(d, str) and len(d) > 12 else d for d in t.shape)
+    return _one_line(str(replace(t, shape=dims)))
 
 
 def _passes(report: Report) -> Iterator[Line]:
@@ -52,12 +60,25 @@ def _passes(report: Report) -> Iterator[Line]:
     seconds = sum(p.seconds for p in report.passes)
     head = f"Passes: {len(changed)} of {len(report.passes)} changed the graph, {before:,} -> {after:,} nodes, {seconds:.2f} s"
     yield "heading", head
+    quiet = []
     for p in changed:
         stats = [f"{name} {n}" for name, n in sorted(p.stats.items(), key=lambda kv: -kv[1]) if n]
+        if not stats and p.nodes_before == p.nodes_after:
+            quiet.append(_pass_name(p.spec))
+            continue
         what = ", ".join(_some(stats, 4))
-        name = p.spec if len(p.spec) <= 30 else p.spec[:29] + "…"
-        yield "text", f"  {name:<30} {p.nodes_before:>5} -> {p.nodes_after:<5} {what}".rstrip()
+        yield "text", f"  {_pass_name(p.spec):<30} {p.nodes_before:>5} -> {p.nodes_after:<5} {what}".rstrip()
+    if quiet:
+        yield "dim", f"  nodes unchanged: {', '.join(dict.fromkeys(quiet))}"
     yield "text", f"  ops: {_op_changes(report.ops_before, report.ops_after)}"
+
+
+def _pass_name(spec: str) -> str:
+    """A pass without its options, a group by its first members: report.json has the whole text."""
+    name = re.sub(r"\{.*?\}(?=[,\]]|$)", "", spec)
+    if len(name) <= 30 or not name.startswith("["):
+        return name
+    return f"{name[:25].rpartition(',')[0]},…]*"
 
 
 def _op_changes(before: Mapping[str, int], after: Mapping[str, int]) -> str:
@@ -120,51 +141,103 @@ def _artifact(report: Report) -> Iterator[Line]:
     more = f" and {len(a.files) - 1} more files, {size(total)} together" if len(a.files) > 1 else ""
     entry = f", {size(a.files[a.entry].bytes)}" if a.entry in a.files else ""
     yield "heading", f"Artifact: {a.entry}{entry}{more}"
-    for name, value in a.facts.items():
+    told = report.verification.runner if report.verification is not None else None
+    facts = {k: v for k, v in a.facts.items() if v != told}
+    figures_ = [_figure(k, v) for k, v in facts.items() if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    for start in range(0, len(figures_), 4):
+        yield "text", f"  {', '.join(figures_[start : start + 4])}"
+    for name, value in facts.items():
         if isinstance(value, Mapping):
-            value = ", ".join(f"{k} {v}" for k, v in value.items() if isinstance(v, (str, int, float)))
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value):
-            label = name.replace("_", " ")
-            shown = size(int(value)) if label.endswith(" bytes") else f"{value:,}" if isinstance(value, int) else value
-            yield "text", f"  {label.removesuffix(' bytes')}: {_short(str(shown))}"
+            value = ", ".join(_parts(name, value))
+        if isinstance(value, str) and value:
+            yield "text", f"  {name.replace('_', ' ')}: {_short(value)}"
     if not a.reproducible and "not_reproducible" not in a.facts:
         yield "dim", "  compiling again writes other bytes (the vendor's SDK)"
 
 
+_UNITS = ("bytes", "KB", "MB", "KiB", "MiB", "ms", "s")
+_COMMON = frozenset({"python", "numpy", "onnx", "onnxruntime"})
+"""Versions that tell little in a summary; the manifest has all."""
+
+
+def _figure(name: str, value: float) -> str:
+    """`weight memory 3,610.8 KB`: the unit that ends a fact's name goes behind the number."""
+    label, _, unit = name.replace("_", " ").rpartition(" ")
+    if unit not in _UNITS or not label:
+        label, unit = name.replace("_", " "), ""
+    if unit == "bytes":
+        return f"{label} {size(int(value))}"
+    return f"{label} {value:,}{' ' * bool(unit)}{unit}" if isinstance(value, int) else f"{label} {value:,.1f} {unit}"
+
+
+def _parts(name: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """A fact that is a mapping, without what says nothing: steps of no time, versions of common packages."""
+    for k, v in values.items():
+        if isinstance(v, float) and name == "seconds":
+            if v >= 0.05:
+                yield f"{k} {v:.1f}"
+        elif isinstance(v, (str, int, float)) and not (name == "versions" and k in _COMMON):
+            yield f"{k} {v}"
+
+
 def _verification(v: Verification) -> Iterator[Line]:
-    source = f" ({_short(v.source)})" if v.source else ""
     if v.comparison is not None:
-        samples = f"{v.samples:,} sample{'' if v.samples == 1 else 's'}{source}"
-        yield "heading", f"Accuracy against the float model on {samples}"
-        if v.generated and "not real data" not in (v.source or ""):
-            yield "warning", "  generated samples: not real data"
-        if v.runner:
-            yield "dim", f"  executed by {v.runner}"
+        yield "heading", "Accuracy against the float model"
         yield from _outputs(v.comparison["outputs"])
     elif v.optimised is not None:
-        yield "heading", f"Graph after our passes against the float model on {v.samples:,} samples{source}"
+        yield "heading", "Graph after our passes against the float model"
         yield from _outputs(v.optimised["outputs"])
+    if v.comparison is not None or v.optimised is not None:
+        yield "dim", f"  on {_samples(v)}"
+        if v.runner:
+            yield "dim", f"  executed by {v.runner}"
+        if v.generated and not any("real data" in text for text in v.not_verified):
+            yield "warning", "  generated samples: not real data"
     if v.not_verified:
         yield "heading", "Not verified"
         for text in v.not_verified:
             yield "warning", f"  {text}"
 
 
+def _samples(v: Verification) -> str:
+    """The samples in the words of their source, which mostly begin with their number."""
+    source = (v.source or "").removesuffix(": not real data")
+    if source.startswith(("the first ", f"{v.samples} ")):
+        return source
+    number = f"{v.samples:,} sample{'' if v.samples == 1 else 's'}"
+    return f"{number}: {source.removeprefix('samples of ')}" if source else number
+
+
 def _outputs(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
     width = min(32, max((len(o["name"]) for o in outputs), default=0))
     for o in outputs[:_SHOWN]:
-        yield "good" if o["finite"] else "error", f"  {o['name']:<{width}}  {figures(o)}"
+        yield _judged(o), f"  {_one_line(o['name']):<{width}}  {figures(o)}"
     if len(outputs) > _SHOWN:
         yield "dim", f"  and {len(outputs) - _SHOWN} more outputs"
+
+
+_POOR = 20.0
+"""dB of SQNR (a tenth of the signal is error) below which an output is shown as a warning."""
+
+
+def _judged(o: Mapping[str, Any]) -> Style:
+    if not o["finite"]:
+        return "error"
+    return "warning" if o["sqnr_db"] is not None and not o.get("exact") and float(o["sqnr_db"]) < _POOR else "good"
+
+
+def _one_line(name: str) -> str:
+    """A name with control characters escaped: it must not break the lines of the summary."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def figures(o: Mapping[str, Any]) -> str:
     """`SQNR 45.2 dB  cosine 0.999990  max error 0.012  top-1 agreement 100.00%` of one compared output."""
     if o.get("exact"):
-        return "bit-equal"
+        return "bit-equal" if o["finite"] else "bit-equal, with NaN or infinite values"
     if not o["finite"]:
         return "has NaN or infinite values"
-    sqnr = "SQNR -" if o["sqnr_db"] is None else f"SQNR {o['sqnr_db']:.1f} dB"
+    sqnr = "SQNR -" if o["sqnr_db"] is None else f"SQNR {float(o['sqnr_db']):.1f} dB"
     cosine = "" if o["cosine"] is None else f"  cosine {o['cosine']:.6f}"
     worst = "" if o["max_abs"] is None else f"  max error {o['max_abs']:.3g}"
     top1 = "" if o.get("top1_agreement") is None else f"  top-1 agreement {o['top1_agreement']:.2%}"
@@ -175,11 +248,15 @@ def _diagnostics(report: Report) -> Iterator[Line]:
     found = [d for d in report.diagnostics if d.severity >= Severity.WARNING]
     if not found:
         return
+    places: dict[tuple[str, str], list[str]] = {}
+    for d in found:
+        places.setdefault((d.code, d.message), []).append(str(d.location))
     yield "heading", f"Warnings: {len(found)}"
-    for d in found[:_SHOWN]:
-        yield "warning", f"  {d.code}: {_short(d.message, 150)}"
-    if len(found) > _SHOWN:
-        yield "warning", f"  and {len(found) - _SHOWN} more (report.json has all)"
+    for (code, message), where in list(places.items())[:_SHOWN]:
+        at = f" ({where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})" if where[0] else ""
+        yield "warning", f"  {code}: {_short(message, 150)}{at}"
+    if len(places) > _SHOWN:
+        yield "warning", f"  and {len(places) - _SHOWN} more kinds (report.json has all)"
 
 
 def _files(report: Report, folder: str | Path | None) -> Iterator[Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ from edgec.graph import Graph
 from edgec.manifest import build_manifest, manifest_text
 from edgec.pipeline import PassRecord
 from edgec.report import ArtifactFacts, ModelFacts, Report, Verification, json_schema, plain
-from edgec.summary import size, summary_text
+from edgec.summary import size, summary_lines, summary_text
 from edgec.target import Artifact
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +125,7 @@ def test_the_summary_says_what_matters(report: Report) -> None:
     for part in (
         "net.onnx -> rk3588, fp16", "1 of 2 changed the graph, 9 -> 6 nodes", "BatchNormalization 3 -> 0",
         "1 nodes on the accelerator, 1 on the CPU", "on the CPU: Relu n1; 4.0 KiB", "why: too wide", "pass split-wide",
-        "Artifact: net.rknn, 3 B", "weights: 4.0 KiB", "SQNR 41.2 dB", "top-1 agreement 99.50%", "the simulator",
+        "Artifact: net.rknn, 3 B", "weights 4.0 KiB", "SQNR 41.2 dB", "top-1 agreement 99.50%", "the simulator",
         "Not verified", "speed", "EC0402: runs on the CPU",
     ):  # fmt: skip
         assert part in text, part
@@ -135,6 +136,46 @@ def test_generated_samples_are_named_as_such(report: Report) -> None:
     v = Verification("r", 4, "random", True, {"outputs": []})
     text = summary_text(Report.from_json({**report.to_json(), "verification": plain(v)}))
     assert "not real data" in text
+
+
+def test_weights_in_constant_nodes_are_parameters() -> None:
+    g = Graph.from_text("""<ir_version: 10, opset_import: ["": 24]> g (float[2] x) => (float[2] z)
+        { w = Constant<value = float[2] {1, 2}>() s = Constant<value = float {3}>() i = Constant<value = int64[1] {2}>()
+          y = Mul(x, w) u = Mul(y, s) z = Reshape(u, i) }""")
+    facts = ModelFacts.of(g, path="net.onnx", sha256="0" * 64)
+    assert (facts.parameters, facts.weight_bytes) == (2, 8)
+
+
+def test_the_summary_is_short_and_says_things_once(report: Report) -> None:
+    """Samples are described once, units stand behind numbers, equal warnings are one line."""
+    data = report.to_json()
+    data["artifact"]["facts"] = {
+        "runner": "the simulator", "weight memory KB": 3610.81, "layers": 1200, "seconds": {"a": 0.001, "build": 4.85},
+        "versions": {"numpy": "1.0", "sdk": "2.5"},
+    }  # fmt: skip
+    data["verification"]["source"] = "4 generated samples (random normal, seed 0): not real data"
+    data["verification"] |= {"samples": 4, "generated": True, "not_verified": ["accuracy on real data: generated"]}
+    warning = Diagnostic("EC0710", Severity.WARNING, "values are NaN", Location("a.npy[0]"))
+    data["diagnostics"] = [plain(warning), plain(dataclasses.replace(warning, location=Location("a.npy[1]")))]
+    lines = summary_text(Report.from_json(data)).splitlines()
+    assert "  weight memory 3,610.8 KB, layers 1,200" in lines
+    assert "  seconds: build 4.8" in lines or "  seconds: build 4.9" in lines
+    assert "  versions: sdk 2.5" in lines
+    assert "  on 4 generated samples (random normal, seed 0)" in lines
+    assert "  EC0710: values are NaN (a.npy[0] and 1 more)" in lines
+    assert sum("the simulator" in x for x in lines) == 1
+    assert sum("real data" in x for x in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "style"),
+    [({}, "good"), ({"sqnr_db": 12.0}, "warning"), ({"sqnr_db": "inf"}, "good"), ({"finite": False}, "error")],
+)
+def test_poor_accuracy_is_not_shown_as_good(output: dict[str, object], style: str, report: Report) -> None:
+    data = report.to_json()
+    shown = {"name": "a\nb", "finite": True, "exact": False, "sqnr_db": 40.0, "cosine": 1.0, "max_abs": 0.0, **output}
+    data["verification"]["comparison"] = {"outputs": [shown]}
+    assert [s for s, text in summary_lines(Report.from_json(data)) if text.startswith("  a\\nb ")] == [style]
 
 
 def test_sizes() -> None:
