@@ -28,6 +28,7 @@ __all__ = [
     "Report",
     "Target",
     "__version__",
+    "check",
     "compile",
     "hookimpl",
 ]
@@ -35,6 +36,7 @@ __all__ = [
 _HOME = {
     "Artifact": "target",
     "Compiled": "api",
+    "check": "api",
     "Diagnostic": "diagnostics",
     "Diagnostics": "diagnostics",
     "EdgecError": "diagnostics",
@@ -52,6 +54,7 @@ _HOME = {
 
 if TYPE_CHECKING:
     from edgec.api import Compiled as Compiled
+    from edgec.api import check as check
     from edgec.api import compile as compile
     from edgec.diagnostics import Diagnostic as Diagnostic
     from edgec.diagnostics import Diagnostics as Diagnostics
