@@ -52,7 +52,9 @@ def bench(
         sessions.append((str(path), Session(graph, optimise=True, threads=threads), o.samples(None, graph, None, 1)))
         if optimised:
             after = graph.clone()
-            PassManager(build_passes(builtin_pipeline("onnxruntime").steps, registry.passes())).run(after, PassContext())
+            PassManager(build_passes(builtin_pipeline("onnxruntime").steps, registry.passes())).run(
+                after, PassContext()
+            )
             sessions.append((f"{path} + edgec opt", Session(after, optimise=True, threads=threads), sessions[-1][2]))
     seconds = _measure([(s, next(iter(data))) for _, s, data in sessions], warmup, runs)
     rows = [
