@@ -157,14 +157,16 @@ def compile(
             lowered.precision, workdir, toolchains or _toolchains(registry, tell), notes, calib, checked,
             dict(options or {}), tell,
         )  # fmt: skip
-        float_model = FloatModel(lowered.reference, lowered.graph, checked).start()
-        with clock("emit"):
-            tell("emit")
-            artifact = chosen.emit(lowered.graph, job)
-        with clock("verify"):
-            tell("verify")
-            with _about_generated(checked):
-                verification = verify_artifact(chosen, float_model, lowered.graph, artifact, checked, notes, min_sqnr)
+        with FloatModel(lowered.reference, lowered.graph, checked) as float_model:
+            with clock("emit"):
+                tell("emit")
+                artifact = chosen.emit(lowered.graph, job)
+            with clock("verify"):
+                tell("verify")
+                with _about_generated(checked):
+                    verification = verify_artifact(
+                        chosen, float_model, lowered.graph, artifact, checked, notes, min_sqnr
+                    )
         differences = _differences(placement, artifact, notes)
         notes.raise_if_errors()
         report = Report(

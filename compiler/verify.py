@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from edgec.diagnostics import EdgecError
 from edgec.report import Verification
@@ -30,26 +30,37 @@ class FloatModel:
     """The model as loaded, run on the samples, and the graph after our passes compared with it.
 
     Vendor compilers leave a core idle and take seconds: with `start`, this work is done meanwhile, in a thread of its own
-    (ONNX Runtime releases the interpreter lock). Its errors come out where the results are asked for.
+    (ONNX Runtime releases the interpreter lock). Its errors come out where the results are asked for. Leaving the `with`
+    block ends it after the sample at hand: the interpreter must not go while ONNX Runtime runs.
     """
 
     def __init__(self, reference: Graph, lowered: Graph, samples: Samples) -> None:
         self._reference, self._lowered, self._samples = reference, lowered, samples
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._stopped = False
         self._kept: list[Arrays] | None = None
         self._session: Session | None = None
         self._optimised: Comparison | None = None
         self.not_verified: list[str] = []
 
-    def start(self) -> FloatModel:
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def start(self) -> None:
         """Begin in the background, if the samples are few enough to hand them over."""
         first = next(iter(self._samples), {})
         if sum(a.nbytes for a in first.values()) * len(self._samples) <= KEPT_BYTES:
             feeds = list(self._samples)  # read here: a user's function need not be safe to call from two threads
-            self._thread = threading.Thread(target=self._work, args=(feeds,), daemon=True)
+            unless_stopped = itertools.takewhile(lambda _: not self._stopped, feeds)
+            self._thread = threading.Thread(target=self._work, args=(unless_stopped,))
             self._thread.start()
-        return self
 
     def _work(self, feeds: Iterable[Arrays]) -> None:
         try:
@@ -79,7 +90,7 @@ class FloatModel:
         kept: list[Arrays] | None = []
         size = 0
         for out in outputs:
-            size += sum(a.nbytes for a in out.values())
+            size += sum(_size(a) for a in out.values())
             if kept is not None and size <= KEPT_BYTES:
                 kept.append(out)
             else:
@@ -101,6 +112,11 @@ class FloatModel:
         """The float model's outputs for each sample; after `finish`."""
         assert self._session is not None  # finish made it
         return self._kept if self._kept is not None else self._session.run_all(self._samples)
+
+
+def _size(value: Any) -> int:
+    """Bytes of a tensor, or of all tensors of a sequence."""
+    return sum(map(_size, value)) if isinstance(value, list) else int(getattr(value, "nbytes", 0))
 
 
 def verify_artifact(

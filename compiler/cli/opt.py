@@ -62,6 +62,7 @@ def opt(
     records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
     graph.verify()
     if output is not None:
+        _spare_the_source(model, output)
         with writing(output):
             output.parent.mkdir(parents=True, exist_ok=True)
             graph.save(output)
@@ -87,6 +88,16 @@ def opt(
             }
         )  # fmt: skip
     return 0
+
+
+def _spare_the_source(model: Path, output: Path) -> None:
+    """A model is often the only copy; the file's mode does not protect it, because the result is renamed into place."""
+    from edgec.diagnostics import Location, error
+
+    if output.exists() and model.exists() and output.samefile(model):
+        raise error(
+            "EC0932", "the result would replace the source model", Location(str(output)), "give another --output"
+        )
 
 
 def _why_not(rule: str, ctx: object, console: Console) -> None:

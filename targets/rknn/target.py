@@ -88,7 +88,7 @@ class Rknn(Target):
                 "convolution cycles": sum(r.total_cycles for r in table.rows),
                 "layers": len(table.rows),
                 "seconds": {s.name: s.seconds for s in answer.steps},
-                "peak memory MB": answer.peak_memory >> 20,
+                "SDK peak memory MB": answer.peak_memory >> 20,
                 **({} if answer.fixed_addresses else {"not_reproducible": _ASLR}),
             },
             not_verified=(
