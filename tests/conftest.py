@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,12 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Fil
     if file_path.suffix == ".onnxtxt":
         return FileCheckFile.from_parent(parent, path=file_path)
     return None
+
+
+def pytest_configure() -> None:
+    """A run in the background of a shell inherits an ignored SIGINT, and so would the programs that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
