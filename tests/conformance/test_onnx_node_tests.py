@@ -67,7 +67,9 @@ def interface(proto: onnx.ModelProto) -> list[tuple[str, Any]]:
     """Names and element types of inputs and outputs."""
     weights = {t.name for t in proto.graph.initializer}
     inputs = [v for v in proto.graph.input if v.name not in weights]
-    return [(v.name, v.type.WhichOneof("value") or v.type.tensor_type.elem_type) for v in (*inputs, *proto.graph.output)]
+    return [
+        (v.name, v.type.WhichOneof("value") or v.type.tensor_type.elem_type) for v in (*inputs, *proto.graph.output)
+    ]
 
 
 def cases(op: str) -> list[tuple[Any, dict[str, Any], list[Any]]]:
