@@ -17,7 +17,7 @@ collect_ignore = ["edgec-acme"]  # it has to be installed first: test_third_part
 
 
 def install(package: Path, site: Path) -> None:
-    """Build the package and install the wheel into `site`. Uses this environment's setuptools where it has one."""
+    """Build the package and install the wheel into `site`."""
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", sys.executable]
     if importlib.util.find_spec("setuptools") is not None:
         command.append("--no-build-isolation")
