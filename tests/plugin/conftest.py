@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -19,8 +18,6 @@ collect_ignore = ["edgec-acme"]  # it has to be installed first: test_third_part
 def install(package: Path, site: Path) -> None:
     """Build the package and install the wheel into `site`."""
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", sys.executable]
-    if importlib.util.find_spec("setuptools") is not None:
-        command.append("--no-build-isolation")
     done = subprocess.run([*command, "--target", str(site), str(package)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -299,11 +299,15 @@ def noop(b: Build) -> None:
 
 
 def cast_around(b: Build) -> None:
-    """To a wider type and back; to integers and back would amplify rounding."""
+    """To a wider type and back; to integers and back would amplify rounding.
+
+    No branch may read the Cast itself: ONNX Runtime 1.31 drops a pair of Casts even where a subgraph still needs it.
+    """
     v = b.pick()
     if v is not None:
         wide = b.op("Cast", v.name, to=TensorProto.DOUBLE)
-        b.add(b.op("Cast", wide, to=TensorProto.FLOAT16 if b.half else TensorProto.FLOAT), v.shape)
+        narrow = b.op("Cast", wide, to=TensorProto.FLOAT16 if b.half else TensorProto.FLOAT)
+        b.add(b.op("Abs", narrow), v.shape)
 
 
 def transpose(b: Build) -> None:
