@@ -156,7 +156,8 @@ def test_pipelines_of_targets(target: str, precision: str, random_graphs: Any) -
         try:
             PassManager(steps).run(graph)
         except EdgecError as e:
-            assert all(d.code.startswith("EC037") for d in e.diagnostics), e  # the older opset cannot say it
+            if not all(d.code.startswith("EC037") for d in e.diagnostics):  # those: the older opset cannot say it
+                raise
             refused += 1
             continue
         reference.check(graph, f"seed {seed}, pipeline of {target}")
