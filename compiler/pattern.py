@@ -7,7 +7,8 @@
     P.Slice(x, rest("params")), anyof(P.Relu(x), P.Clip(x, rest("limits")))
     P.Split(x, rest("s"), as_="split").out(1)                # the second output of a node
 
-Keywords ending in `_` speak to the matcher, every other keyword is an attribute. Matching backtracks fully, so nested
+Keywords ending in `_` speak to the matcher, every other keyword is an attribute. A variable and an `as_` stand for one
+value or node however often they are written; patterns without `as_` that look alike are different nodes. Matching backtracks fully, so nested
 commutative ops and alternatives are found whatever their order.
 """
 
@@ -271,6 +272,8 @@ def _node(p: NodePattern, node: ir.Node, others: _Goals, m: Match) -> bool:
         return False
     if node in m.matched:  # one node may not play two parts, unless it is the same pattern (or another output of it)
         return _same(m.matched[node], p) and _solve(others, m)
+    if p.as_ and p.as_ in m.named:  # a name stands for one node
+        return False
     inputs = list(node.inputs)
     while inputs and inputs[-1] is None:
         inputs.pop()

@@ -145,6 +145,16 @@ def test_pipeline(seeds: range, random_graphs: Any, pipeline: list[Pass]) -> Non
     assert check_pipeline(random_graphs, seeds, pipeline) == len(seeds)
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "rknn-fp16"])
+def test_pipeline_of_a_target(name: str, random_graphs: Any) -> None:
+    """With composites expanded and the opset lowered again."""
+    steps = build_passes(builtin_pipeline(name).steps, Registry().passes())
+    for seed, reference in sources(random_graphs, range(FEW // 2)):
+        graph = Graph.from_proto(reference.proto)
+        PassManager(steps).run(graph)
+        reference.check(graph, f"seed {seed}, pipeline {name}")
+
+
 @pytest.mark.parametrize(("target", "precision"), [("rk3588", "fp16"), ("x86-64", "fp32")])
 def test_pipelines_of_targets(target: str, precision: str, random_graphs: Any) -> None:
     """Beyond the float pipeline: what a chip lacks is expressed in what it has, and the opset goes down."""
