@@ -206,8 +206,27 @@ def _try(r: Rule, node: ir.Node, graph: Graph, stats: RewriteStats) -> bool | No
                 new.replace_input_with(i, None)
         stats.rejected[r.name][node.name or (node.outputs[0].name or "?")] = result.reason
         return None
+    mapping = _as_mapping(result, node)
+    if _is_alias(node, mapping):
+        stats.rejected[r.name][node.name or (node.outputs[0].name or "?")] = (
+            "the model's output needs a name of its own"
+        )
+        return None
     stats.applied[r.name] += 1
-    return _replace(graph, r, m, rw, _as_mapping(result, node))
+    return _replace(graph, r, m, rw, mapping)
+
+
+def _is_alias(root: ir.Node, mapping: dict[ir.Value, ir.Value]) -> bool:
+    """Whether `root` is just the Identity that replacing it would need: two public names of one value."""
+    if root.op_type != "Identity" or root.domain != "" or len(mapping) != 1:
+        return False
+    ((old, new),) = mapping.items()
+    return old.is_graph_output() and new is root.inputs[0] and not _heir(old, new)
+
+
+def _heir(old: ir.Value, new: ir.Value) -> bool:
+    """Whether the existing value `new` can take the public name of `old`."""
+    return not _public(new) and new.producer() is not None and new.graph is old.graph
 
 
 def _as_mapping(result: Any, root: ir.Node) -> dict[ir.Value, ir.Value]:
@@ -240,10 +259,7 @@ def _replace(graph: Graph, r: Rule, m: Match, rw: Rewriter, mapping: dict[ir.Val
         if new is old:
             del mapping[old]
             continue
-        inherits = new not in heirs and (
-            new.producer() in made
-            or (old.is_graph_output() and not _public(new) and new.producer() is not None and new.graph is old.graph)
-        )
+        inherits = new not in heirs and (new.producer() in made or (old.is_graph_output() and _heir(old, new)))
         if old.is_graph_output() and not inherits:  # two public names must not become one
             rw.new.append(ir.node("Identity", [new]))
             new = mapping[old] = rw.new[-1].outputs[0]
