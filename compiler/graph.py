@@ -226,14 +226,29 @@ class Graph:
                     t = g.initializers[name].const_value
                     if t is not None:
                         digest.update(f"w {name} {t.dtype} {t.shape}\n".encode())
-                        digest.update(t.numpy().tobytes())
+                        digest.update(_tensor_bytes(t))
             for n in g:
                 ins, outs = [v.name if v else "" for v in n.inputs], [v.name for v in n.outputs]
-                attrs = sorted((k, str(a.value)) for k, a in n.attributes.items() if a.type != ir.AttributeType.GRAPH)
+                attrs = sorted((k, _attribute_digest(a)) for k, a in n.attributes.items())
                 digest.update(f"n {n.domain}::{n.op_type} {ins} {outs} {attrs}\n".encode())
             for v in g.outputs:
                 digest.update(f"out {v.name}\n".encode())
         return digest.hexdigest()
+
+
+def _attribute_digest(a: ir.Attr) -> str:
+    """An attribute's value, tensors by all of their bytes. Subgraphs count where they are visited."""
+    if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        return "graph"
+    if a.type is ir.AttributeType.TENSOR and not a.is_ref():
+        t = a.as_tensor()
+        return f"{t.dtype} {t.shape} {hashlib.sha256(_tensor_bytes(t)).hexdigest()}"
+    return str(a.ref_attr_name or a.value)
+
+
+def _tensor_bytes(t: ir.TensorProtocol) -> bytes:
+    """The data; of strings, their text: arrays of them hold addresses."""
+    return repr(t.numpy().tolist()).encode() if t.dtype == ir.DataType.STRING else t.numpy().tobytes()
 
 
 def _bodies(g: ir.Graph | ir.Function) -> Iterator[ir.Graph]:
