@@ -105,8 +105,9 @@ def test_a_network_end_to_end(precision: str, sqnr: float, tmp_path: Path) -> No
     second = build("second-in-a-folder-with-a-longer-name")
     assert second.folder is not None
     if not manifest["reproducible"]:
-        assert "not_reproducible_because" in manifest
-        pytest.skip(manifest["not_reproducible_because"])
+        assert manifest["not_reproducible_because"]
+        return
+    assert precision == "fp16"  # int8 files differ now and then, and the manifest says so
     assert (second.folder / "model.rknn").read_bytes() == (folder / "model.rknn").read_bytes()
     assert (second.folder / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
 
