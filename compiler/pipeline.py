@@ -82,15 +82,16 @@ def _default(f: dataclasses.Field[Any]) -> Any:
 
 
 def option_text(value: Any) -> str:
-    """An option's value as the pipeline text spells it; lists and strings with odd characters are JSON."""
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, (tuple, list, dict)):
+    """An option's value as the pipeline text spells it: JSON, and without quotes what cannot be mistaken for it."""
+    if not isinstance(value, str):
         return json.dumps(value, separators=(",", ":"))
-    text = str(value)
-    plain = text and all(c.isalnum() or c in "-_.:/" for c in text)
-    ambiguous = text in ("true", "false", "null") or text.replace(".", "", 1).replace("-", "", 1).isdigit()
-    return text if plain and not (isinstance(value, str) and ambiguous) else json.dumps(value)
+    if not value or not all(c.isascii() and (c.isalnum() or c in "-_.:/") for c in value):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    return json.dumps(value)
 
 
 @dataclass(frozen=True)

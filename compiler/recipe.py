@@ -138,19 +138,27 @@ def _build(steps: Iterable[Step], known: Catalog[Pass], errors: list[Diagnostic]
     for step in steps:
         if isinstance(step, str):
             step = {step: {}}
-        if len(step) != 1:
-            errors.append(
-                Diagnostic("EC0205", Severity.ERROR, f"a pipeline step names one pass, this one: {dict(step)}")
-            )
+        if not isinstance(step, Mapping) or len(step) != 1:
+            errors.append(_misshapen(f"a pipeline step names one pass, this one: {step!r}"))
             continue
         ((name, options),) = step.items()
-        if name == "repeat" and isinstance(options, Sequence):
-            out.append(Repeat(tuple(_build(options, known, errors))))
+        if name == "repeat":
+            if isinstance(options, Sequence) and not isinstance(options, str):
+                out.append(Repeat(tuple(_build(options, known, errors))))
+            else:
+                errors.append(_misshapen(f"repeat takes a list of steps, not {options!r}"))
             continue
-        made = _one(name, dict(options or {}), known, errors)
+        if not isinstance(options, Mapping | None):
+            errors.append(_misshapen(f"the options of pass {name!r} are written name: value, not {options!r}"))
+            continue
+        made = _one(str(name), {str(k): v for k, v in (options or {}).items()}, known, errors)
         if made is not None:
             out.append(made)
     return out
+
+
+def _misshapen(message: str) -> Diagnostic:
+    return Diagnostic("EC0205", Severity.ERROR, message)
 
 
 def _one(name: str, options: dict[str, Any], known: Catalog[Pass], errors: list[Diagnostic]) -> Pass | None:
@@ -166,8 +174,8 @@ def _one(name: str, options: dict[str, Any], known: Catalog[Pass], errors: list[
         hint = f"its options: {', '.join(fields) or 'none'}"
         errors.append(Diagnostic("EC0203", Severity.ERROR, f"pass {name!r} has no option {unknown}", hint=hint))
         return None
-    if not options:
-        return cls()
+    if not options and all(_has_default(f) for f in dataclasses.fields(cls)):
+        return cls()  # without paying for pydantic
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -177,6 +185,10 @@ def _one(name: str, options: dict[str, Any], known: Catalog[Pass], errors: list[
             where = ".".join(map(str, x["loc"]))
             errors.append(Diagnostic("EC0204", Severity.ERROR, f"pass {name!r}, option {where}: {x['msg'].lower()}"))
         return None
+
+
+def _has_default(f: dataclasses.Field[Any]) -> bool:
+    return f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
 
 
 def pipeline_text(passes: Iterable[Pass]) -> str:
