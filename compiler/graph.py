@@ -254,13 +254,21 @@ def _tensor_bytes(t: ir.TensorProtocol) -> bytes:
 def _bodies(g: ir.Graph | ir.Function) -> Iterator[ir.Graph]:
     """Subgraphs of the nodes of `g`, each before those inside it."""
     for node in g:
+        if node.op_type not in _HOLDERS and node.domain == "":
+            continue
         for body in bodies(node):
             yield body
             yield from _bodies(body)
 
 
+_HOLDERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""The ops of the ONNX domain that have subgraphs: all others need not be looked at."""
+
+
 def bodies(node: ir.Node) -> Iterator[ir.Graph]:
     """The subgraphs a node carries as attributes: branches of an If, bodies of Loop and Scan."""
+    if node.op_type not in _HOLDERS and node.domain == "":
+        return
     for a in node.attributes.values():
         if a.type is ir.AttributeType.GRAPH and not a.is_ref():
             yield a.as_graph()
