@@ -2,7 +2,7 @@
 
 They only rename axes, so the last shape decides. It is written with numbers, with one -1 where a dimension is open; where
 two are open and cannot be copied (0), the chain stays. A Transpose that moves nothing but axes of length 1 is one of
-them, where it stands beside another.
+them, where it stands beside another. One part of a channel shuffle (part_of_shuffle.py) needs one Reshape only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from edgec.graph import attribute, constant, ir, static_shape
 from edgec.passes.optimize.bypass import bypass
+from edgec.passes.optimize.part_of_shuffle import part_of_shuffle
 from edgec.passes.optimize.same_shape import rank, same_shape_given_size
 from edgec.pattern import Match, P, const, rest, var
 from edgec.pipeline import Contract, RewritePass
@@ -161,5 +162,11 @@ class FuseReshapes(RewritePass):
     name: ClassVar[str] = "fuse-reshapes"
     contract: ClassVar[Contract] = "exact"
     rules: ClassVar[RuleSet] = RuleSet(
-        [merge_reshapes, reshape_after_transpose_of_ones, transpose_of_ones_after_reshape, write_out_reshape]
+        [
+            merge_reshapes,
+            reshape_after_transpose_of_ones,
+            transpose_of_ones_after_reshape,
+            write_out_reshape,
+            part_of_shuffle,
+        ]
     )

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -86,14 +87,17 @@ def slices_to_split(m: Match, rw: Rewriter) -> Result:
 )
 def merge_slices(m: Match, rw: Rewriter) -> Result:
     """Of different axes: one node cuts both. Of the same axis: counted from the front."""
-    steps = [constant(r[0]) if r else np.ones(1, np.int64) for r in (m.rest("m1"), m.rest("m2"))]
-    if any(s is None or not (s == 1).all() for s in steps):
-        return Reject("one of them steps")
     axes_total = rank(m.value("x"))
     if axes_total is None:
         return Reject("the rank of the input is unknown")
     one, two = ([[int(v) for v in m.array(k + i).reshape(-1)] for k in ("s", "e", "a")] for i in "12")
     axes1, axes2 = [a % axes_total for a in one[2]], [a % axes_total for a in two[2]]
+    steps = _steps(m.rest("m1"), len(axes1)), _steps(m.rest("m2"), len(axes2))
+    if steps[0] is None or steps[1] is None:
+        return Reject("the steps are computed at run time")
+    plain = all(s == 1 for s in (*steps[0], *steps[1]))
+    if not plain and set(axes1) & set(axes2):
+        return Reject("both cut the same axis, one of them in steps")
     starts, ends, axes = list(one[0]), list(one[1]), list(axes1)
     for s, e, a in zip(two[0], two[1], axes2, strict=True):
         if a not in axes1:
@@ -110,7 +114,18 @@ def merge_slices(m: Match, rw: Rewriter) -> Result:
         rw.const(np.asarray(v, np.int64), f"{m.root.outputs[0].name}.{n}")
         for v, n in zip((starts, ends, axes), ("starts", "ends", "axes"), strict=True)
     ]
+    if not plain:
+        by = np.asarray([*steps[0], *steps[1]], np.int64)  # axes stand in the same order: none is cut twice
+        arrays.append(rw.const(by, f"{m.root.outputs[0].name}.steps"))
     return rw.op("Slice", m.value("x"), *arrays)
+
+
+def _steps(given: Sequence[ir.Value | None], count: int) -> list[int] | None:
+    """The steps of a Slice in numbers: 1 where it gives none."""
+    if not given:
+        return [1] * count
+    data = constant(given[0])
+    return None if data is None else [int(v) for v in data.reshape(-1)]
 
 
 @rule(P.Concat(rest("parts")))
