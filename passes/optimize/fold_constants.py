@@ -6,6 +6,7 @@
 
 **Size.** A result may be larger than `max-bytes` only where it is no larger than the constants it replaces: those
 nothing else uses. So a 40 MB weight is transposed at compile time, and a 30-byte ConstantOfShape never becomes 100 MB.
+One that is the weight of a convolution before BatchNormalization may become up to 64 MiB: folding that pays.
 
 **Rounding.** The numbers are ONNX Runtime's, but a consumer may round otherwise once its weight is constant: runtimes
 pack constant weights and take another kernel for them. Hence the contract "close".
@@ -43,6 +44,19 @@ _NUMPY_BYTES = 1 << 16
 _VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice"}
 _SHRINKING = {"NonZero", "Compress", "Unique", "NonMaxSuppression"}
 """Ops whose output shape is known only after running, and is bounded by a small multiple of the input's."""
+
+
+_FOLDED_WEIGHT_BYTES = 1 << 26
+
+
+def _before_batch_norm(weight: ir.Value) -> bool:
+    """Whether a convolution reads it as its weight, and only a BatchNormalization reads that convolution."""
+    for user, index in weight.uses():
+        if user.op_type in ("Conv", "ConvTranspose") and index == 1 and not user.outputs[0].is_graph_output():
+            users = [u.node for u in user.outputs[0].uses()]
+            if len(users) == 1 and users[0].op_type == "BatchNormalization":
+                return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -280,7 +294,8 @@ class _Folder:
             for v in {*node.inputs}
             if v and not v.is_graph_output() and all(u.node is node for u in v.uses())
         )
-        return max(self.options.max_bytes, freed)
+        pays = _FOLDED_WEIGHT_BYTES if _before_batch_norm(node.outputs[0]) else 0
+        return max(self.options.max_bytes, freed, pays)
 
     def _refuse(self, node: ir.Node, why: str) -> None:
         self.refused.add(node)
