@@ -2,6 +2,7 @@
 
 * `W x + b`, then `* k`, `/ k`, `+ c`, `- c` or `c -`, one number or one a channel: into weight and bias;
 * `x * k` or `x + c`, then `W x + b`: into weight and bias. A padded Conv takes no shift: its zeros would have to move;
+* BatchNormalization that stands alone, then `* k` or `+ c`: into its scale and bias (Caffe's BatchNorm and Scale layers);
 * chains: `(x * a) * b`, `(x + a) - b` and the like: one node.
 
 "Linear" is Conv, ConvTranspose, Gemm and MatMul with a constant weight.
@@ -15,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from edgec.graph import constant, ir, is_constant
-from edgec.passes.optimize.linear_ops import LINEAR, Linear, per_channel, used_elsewhere
+from edgec.graph import attribute, constant, ir, is_constant
+from edgec.passes.optimize.linear_ops import LINEAR, Linear, per_channel, stem, used_elsewhere
 from edgec.passes.optimize.same_shape import rank
 from edgec.pattern import Match, P, const, opt, var
 from edgec.pipeline import RewritePass
@@ -87,6 +88,43 @@ def _after(m: Match, rw: Rewriter) -> Result:
 scale_after = rule(P.op("Mul", "Add")(linear, const("c")), name="fold-scale-or-bias-after")(_after)
 divide_after = rule(P.op("Div", "Sub")(linear, const("c")), name="fold-division-or-subtraction-after")(_after)
 subtract_from = rule(P.Sub(const("c"), linear), name="fold-subtraction-from-constant")(_after)
+
+
+_STATS = tuple(const(n) for n in ("scale", "bias", "mean", "variance"))
+
+
+def _after_batch_norm(m: Match, rw: Rewriter) -> Result:
+    """k (scale n + bias) + shift = (k scale) n + (k bias + shift), where n is the normalised value."""
+    node = m.node("bn")
+    if used_elsewhere(node, m.root):
+        return Reject("the output of BatchNormalization is used elsewhere too")
+    if attribute(node, "training_mode"):
+        return Reject("BatchNormalization is in training mode")
+    operands = _operands(m.root)
+    if isinstance(operands, Reject):
+        return operands
+    scale, bias = m.array("scale"), m.array("bias")
+    c = per_channel(operands[1], rank(m.value("x")), 1, scale.size)
+    if c is None:
+        return Reject("the constant is not one number, nor one a channel")
+    affine = _affine(m.root.op_type, c, operands[2])
+    if isinstance(affine, Reject):
+        return affine
+    k, shift = affine
+    name = stem(m.value("scale"))
+    folded = [
+        rw.const((scale.astype(np.float64) * k).astype(scale.dtype), f"{name}.folded"),
+        rw.const((bias.astype(np.float64) * k + shift).astype(bias.dtype), f"{name}.bias"),
+    ]
+    rest = (m.value("mean"), m.value("variance"))
+    return rw.op("BatchNormalization", m.value("x"), *folded, *rest, attrs=node.attributes, like=m.root.outputs[0])
+
+
+_bn = P.BatchNormalization(x, *_STATS, as_="bn", shared_=True)
+after_batch_norm = [
+    rule(P.op("Mul", "Add")(_bn, const("c")), name="fold-scale-or-bias-after-batch-norm")(_after_batch_norm),
+    rule(P.op("Div", "Sub")(_bn, const("c")), name="fold-division-or-subtraction-after-batch-norm")(_after_batch_norm),
+]
 
 
 @rule(P.op("Mul", "Div")(P.Add(P.MatMul(x, const("w"), as_="linear"), const("bias")), const("c")))
@@ -200,6 +238,7 @@ class FoldScaleBias(RewritePass):
             scale_after,
             divide_after,
             subtract_from,
+            *after_batch_norm,
             fold_scale_after_matmul_add,
             *_chain("Mul", "Div"),
             *_chain("Add", "Sub"),

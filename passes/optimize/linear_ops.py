@@ -68,7 +68,7 @@ class Linear:
             weight = weight * float(attribute(node, "alpha"))
             bias = None if bias is None else bias * float(attribute(node, "beta"))
         axis = 1 if node.op_type != "MatMul" else -1
-        return cls(node, x, weight, bias, data.dtype, n_out, n_in, axis, _stem(w))
+        return cls(node, x, weight, bias, data.dtype, n_out, n_in, axis, stem(w))
 
     @property
     def padded(self) -> bool:
@@ -152,7 +152,7 @@ def _lost(exact: Vector, rounded: Array) -> float:
     return worst
 
 
-def _stem(weight: ir.Value) -> str:
+def stem(weight: ir.Value) -> str:
     """The weight's name in the source model: folded once more, it does not grow."""
     return re.sub(r"(\.folded(\.\d+)?)+$", "", weight.name or "w")
 

@@ -81,8 +81,14 @@ def batch_norm_of(b: Build, name: str, c: int) -> str:
 def batch_norm(b: Build) -> None:
     """On whatever is there: not only after a convolution."""
     v = b.pick(lambda v: len(v.shape) >= 2)
-    if v is not None:
-        b.add(batch_norm_of(b, v.name, v.shape[1]), v.shape)
+    if v is None:
+        return
+    t = batch_norm_of(b, v.name, v.shape[1])
+    while b.rng.random() < 0.4:  # Caffe's Scale layer
+        op = b.rng.choice(["Add", "Mul", "Sub", "Div"])
+        c = b.weight((v.shape[1], *[1] * (len(v.shape) - 2)), 0.5, 1.5)
+        t = b.op(op, t, c) if b.rng.random() < 0.7 or op == "Div" else b.op(op, c, t)
+    b.add(t, v.shape)
 
 
 def activate(b: Build, x: str) -> str:
