@@ -93,7 +93,7 @@ class Registry:
     def _unknown_hooks(self, plugin: object) -> None:
         """A function called edgec_* that is no hook at all: the `@hookimpl` was forgotten or the name is wrong."""
         known = [n for n in vars(hookspecs) if n.startswith("edgec_")]
-        for name in vars(plugin) if hasattr(plugin, "__dict__") else ():
+        for name in dir(plugin):
             if name.startswith("edgec_") and callable(getattr(plugin, name)):
                 if name not in known:
                     hint = did_you_mean(name, known, f"the hooks are {', '.join(known)}")
