@@ -106,8 +106,8 @@ def models(wanted: list[str] | None) -> list[tuple[str, Path]]:
 
 def fix_shapes(name: str, path: Path, folder: Path) -> Path:
     """The same model with fixed input shapes: nothing else is changed."""
-    from edgec.api import freeze
     from edgec.graph import Graph
+    from edgec.lowering import freeze
     from edgec.plugins import Registry
 
     out = folder / f"{name}.onnx"

@@ -31,6 +31,7 @@ class Session:
     `optimise`: ONNX Runtime's own graph optimisations; off by default, so what runs is the graph as it stands.
     `all_values`: True returns every value of the main graph besides its outputs, a sequence those named; the caller's
     graph is not changed. `threads`: within one op; None lets ONNX Runtime choose.
+    `background`: leave half of the cores to other processes, and do not spin while waiting.
     `fallback`: what ONNX Runtime cannot load runs on ONNX's reference evaluator (slow); `describe` says so.
 
     Weights: copied once, by ONNX Runtime. Above 1.9 GB they go through a temporary folder and stay on disk,
@@ -47,6 +48,7 @@ class Session:
         optimise: bool = False,
         all_values: bool | Sequence[str] = False,
         threads: int | None = None,
+        background: bool = False,
         fallback: bool = False,
     ) -> None:
         import onnxruntime as ort
@@ -58,6 +60,9 @@ class Session:
         level = "ORT_ENABLE_ALL" if optimise else "ORT_DISABLE_ALL"
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
         options.log_severity_level = 4  # what matters comes back as an exception
+        if background:
+            threads = max(1, (os.cpu_count() or 2) // 2)
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         held: list[Any] = []  # arrays ONNX Runtime reads while it loads

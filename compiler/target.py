@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from edgec.recipe import Step
     from edgec.samples import Samples
     from edgec.specs.schema import TargetSpec
-    from edgec.toolchain import ToolchainManager
+    from edgec.toolchain import ToolchainManager, Worker
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -74,12 +75,19 @@ class EmitJob:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Target options of the user (`--option key=value`, `options:` in edgec.yaml)."""
     progress: Callable[[str], None] = lambda text: None
+    worker: Worker | None = None
+    """What `warm_up` started."""
 
     @property
     def logs(self) -> Path:
-        path = self.workdir / "logs"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        return log_folder(self.workdir)
+
+
+def log_folder(workdir: Path) -> Path:
+    """Where logs of a compilation go that the user keeps."""
+    path = workdir / "logs"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 class Runner(Protocol):
@@ -119,6 +127,10 @@ class Target(ABC):
         from edgec.placement import place
 
         return place(graph, self.spec(), precision)
+
+    def warm_up(self, toolchains: ToolchainManager, workdir: Path) -> AbstractContextManager[Worker | None]:
+        """Called before the model is read: start the SDK here if that takes long. `emit` finds it as `job.worker`."""
+        return nullcontext()
 
     @abstractmethod
     def emit(self, graph: Graph, job: EmitJob) -> Artifact:

@@ -72,9 +72,9 @@ class FloatModel:
         from edgec.compare import compare
         from edgec.runtime import Session
 
-        self._session = Session(self._reference, fallback=True)
+        self._session = Session(self._reference, background=True, fallback=True)
         try:
-            after = Session(self._lowered)
+            after = Session(self._lowered, background=True)
         except EdgecError as e:  # ops only the target knows
             self.not_verified.append(f"the graph between passes and target: {e.diagnostics[0].message}")
             after = None

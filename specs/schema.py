@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -188,6 +189,7 @@ def builtin_targets() -> list[str]:
     return yaml_file.names("targets")
 
 
+@cache
 def builtin_target(name: str) -> TargetSpec:
     """The spec `specs/targets/<name>.yaml`.
 

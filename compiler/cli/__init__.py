@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -14,6 +16,10 @@ OK, ERROR, USAGE, VERIFICATION, TOOLCHAIN, INTERNAL, INTERRUPTED, PIPE, TERMINAT
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; never raises for what the user, the model or a plugin did wrong."""
+    gc.set_threshold(
+        100_000, 50, 100
+    )  # graphs are many long-lived objects; Python's default scans them again and again
+    atexit.register(gc.freeze)  # and once more at exit: 0.05 s
     _end_on_sigterm()
     _open_closed_streams()
     _print_any_name()

@@ -34,8 +34,8 @@ def bench(
 ) -> int:
     """Measure latency on ONNX Runtime's CPU provider, its own optimiser on, one generated input: median and 95th
     percentile in milliseconds. The figures are of this machine; for a device measure there."""
-    from edgec.api import freeze
     from edgec.graph import Graph
+    from edgec.lowering import freeze
     from edgec.pipeline import PassContext, PassManager
     from edgec.plugins import Registry
     from edgec.recipe import build_passes

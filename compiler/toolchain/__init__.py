@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from edgec.toolchain.description import ToolchainDescription, load_description
 from edgec.toolchain.manager import Check, Toolchain, ToolchainManager, ToolchainStatus
-from edgec.toolchain.worker import PROTOCOL, Answer, Step, WorkerError, run_worker
+from edgec.toolchain.worker import PROTOCOL, Answer, Step, Worker, WorkerError, run_worker
 
 __all__ = [
     "PROTOCOL",
@@ -23,6 +23,7 @@ __all__ = [
     "ToolchainDescription",
     "ToolchainManager",
     "ToolchainStatus",
+    "Worker",
     "WorkerError",
     "load_description",
     "run_worker",

@@ -72,7 +72,7 @@ def load_description(path: Path) -> ToolchainDescription:
     from pydantic import TypeAdapter, ValidationError, with_config
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise _bad(path, f"cannot read it: {e}") from e
     if not isinstance(data, dict):

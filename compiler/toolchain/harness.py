@@ -14,7 +14,10 @@ edgec. A worker script is a file that says
 `job.step(name)` says what happens next (shown as progress, and named when the process dies in it), `job.log_text()` is
 what the SDK printed so far. What `run` returns must be JSON; what it raises becomes the caller's error.
 
+A script may also have `prepare(job)`: called before the request is there, for what needs none (importing the SDK).
+
 By hand:  <SDK's python> harness.py worker.py <folder with request.json>
+edgec adds a third argument, the log. The request then follows later: a line on standard input says that it is there.
 """
 
 from __future__ import annotations
@@ -40,9 +43,9 @@ _SIGKILL = 9
 class Job:
     """What a worker script sees of its request."""
 
-    def __init__(self, folder: Path, request: dict[str, Any], log: str | None) -> None:
+    def __init__(self, folder: Path, log: str | None) -> None:
         self.folder = folder
-        self.request = request
+        self.request: dict[str, Any] = {}
         self._log = log
         self._start = time.monotonic()
         self.current = "starting"
@@ -110,41 +113,69 @@ def _load(script: str) -> Any:
     return module
 
 
-def main(script: str, folder: Path) -> int:
+def _wait_for_request() -> None:
+    """Until edgec says that the request is there; ends this process when edgec goes away without one."""
+    if not sys.stdin.buffer.readline():
+        os._exit(0)
+    with open(os.devnull, "rb") as nothing:  # an SDK that reads standard input must not wait for edgec
+        os.dup2(nothing.fileno(), 0)
+
+
+def main(script: str, folder: Path, log: str | None) -> int:
     _follow_parent()
     fixed = _fixed_addresses()
     os.environ.pop("EDGEC_REEXEC", None)
     os.environ.pop("EDGEC_PARENT_PID", None)
-    envelope = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     about = {"protocol": PROTOCOL, "fixed_addresses": fixed, "python": "{}.{}.{}".format(*sys.version_info[:3])}
+    job = Job(folder, log)
+    worker, answer = _prepare(script, job, about)
+    if log is not None:
+        _wait_for_request()
+    envelope = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     if envelope["protocol"] != PROTOCOL:
-        _write_answer(folder, {**about, "mismatch": {"harness": PROTOCOL, "request": envelope["protocol"]}})
-        return 0
-    job = Job(folder, envelope["request"], envelope.get("log"))
+        answer = {**about, "mismatch": {"harness": PROTOCOL, "request": envelope["protocol"]}}
+    if answer is None:
+        job.request = envelope["request"]
+        try:
+            answer = {**about, "answer": worker.run(job)}
+            json.dumps(answer)
+        except Exception as e:  # noqa: BLE001 - whatever the SDK raises is the answer, and the caller makes it an EdgecError
+            answer = {**about, "error": _failure(e, job)}
+    _flush()
+    _write_answer(folder, answer)
+    return 0
+
+
+def _prepare(script: str, job: Job, about: dict[str, Any]) -> tuple[Any, dict[str, Any] | None]:
+    """The worker script, ready for its request; or the answer, where it cannot be."""
     try:
         worker = _load(script)
         spoken = getattr(worker, "PROTOCOL", None)
         if spoken != PROTOCOL:
-            _write_answer(folder, {**about, "mismatch": {"harness": PROTOCOL, "worker": spoken}})
-            return 0
-        answer = {**about, "answer": worker.run(job)}
-        json.dumps(answer)
-    except Exception as e:  # noqa: BLE001 - whatever the SDK raises is the answer, and the caller makes it an EdgecError
-        if not hasattr(e, "details"):  # a failure the script foresaw; its traceback would only hide the SDK's words
-            traceback.print_exc()
-        lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-        failure = {"step": job.current, "type": type(e).__name__, "message": lines[-1] if lines else type(e).__name__}
-        failure.update(getattr(e, "details", {}))
-        answer = {**about, "error": failure}
-    _flush()
-    _write_answer(folder, answer)
-    return 0
+            return worker, {**about, "mismatch": {"harness": PROTOCOL, "worker": spoken}}
+        if hasattr(worker, "prepare"):
+            worker.prepare(job)
+    except Exception as e:  # noqa: BLE001 - as in `main`
+        return None, {**about, "error": _failure(e, job)}
+    return worker, None
+
+
+def _failure(e: Exception, job: Job) -> dict[str, Any]:
+    if not hasattr(e, "details"):  # a failure the script foresaw; its traceback would only hide the SDK's words
+        traceback.print_exc()
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    failure = {"step": job.current, "type": type(e).__name__, "message": lines[-1] if lines else type(e).__name__}
+    failure.update(getattr(e, "details", {}))
+    return failure
 
 
 if __name__ == "__main__":
     # The folder of this file comes first in sys.path of a script; its modules must not shadow the SDK's.
     _here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != _here]
-    _status = main(sys.argv[1], Path(sys.argv[2]).absolute())  # links stay: the caller chose a path of fixed length
+    _log = sys.argv[3] if len(sys.argv) > 3 else None
+    _status = main(
+        sys.argv[1], Path(sys.argv[2]).absolute(), _log
+    )  # links stay: the caller chose a path of fixed length
     _flush()
     os._exit(_status)  # the answer is complete: SDKs take 0.2 s to tear themselves down, and some crash in it

@@ -14,7 +14,7 @@ from edgec.toolchain import probe
 from edgec.toolchain.description import ToolchainDescription, builtin_descriptions, load_description
 from edgec.toolchain.environment import Environment, cache_root, folder_size, installed_paths, remove
 from edgec.toolchain.processes import physical_memory
-from edgec.toolchain.worker import PROTOCOL, Answer, run_worker
+from edgec.toolchain.worker import PROTOCOL, Answer, Worker, run_worker
 
 _PROBE_SECONDS = 300.0  # a first import from a cold network disk compiles bytecode
 
@@ -67,21 +67,15 @@ class Toolchain:
         progress: Callable[[str], None] | None = None,
     ) -> Answer:
         """Run a worker script: see `run_worker`. `memory` in bytes; by default three quarters of this machine's."""
+        with self.start(worker, workdir=workdir, memory=memory, log=log) as started:
+            return started.run(request, files=files, timeout=timeout, progress=progress or self.progress)
+
+    def start(self, worker: Path, *, workdir: Path, memory: int | None = None, log: Path | None = None) -> Worker:
+        """Start a worker script before its request is known: the SDK loads while edgec does something else."""
         if memory is None and (physical := physical_memory()) is not None:
             memory = physical * 3 // 4
-        return run_worker(
-            self.python,
-            worker,
-            request,
-            workdir=workdir,
-            sdk=self.name,
-            files=files,
-            timeout=timeout,
-            memory=memory,
-            log=log,
-            progress=progress or self.progress,
-            env={k: os.environ[k] for k in self.keep_env if k in os.environ},
-        )
+        env = {k: os.environ[k] for k in self.keep_env if k in os.environ}
+        return Worker(self.python, worker, workdir=workdir, sdk=self.name, log=log, memory=memory, env=env)
 
 
 class ToolchainManager:
@@ -144,6 +138,12 @@ class ToolchainManager:
         return Toolchain(
             name, description.sdk, environment.python, stamp["versions"], (), description.keep_env, self.progress
         )
+
+    def installed(self, name: str) -> Toolchain | None:
+        """The SDK where `ensure` has nothing to install or to try out, else None."""
+        if name in self.overrides or Environment.of(self.description(name), self.cache_dir).stamp() is None:
+            return None
+        return self.ensure(name)
 
     def ensure(self, name: str) -> Toolchain:
         """The SDK, ready: the override's, the installed one, or installed now. EC0603 to EC0613 where impossible."""

@@ -17,16 +17,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from edgec.diagnostics import Diagnostic, EdgecError, Location, Severity
 from edgec.toolchain import harness
-from edgec.toolchain.processes import end_group, group_memory
+from edgec.toolchain.processes import end_group, group_memory, wait_for_end
 
 PROTOCOL = harness.PROTOCOL
 Progress = Callable[[str], None]
 
 _LOG_LIMIT = 256 * 2**20  # bytes; a verbose build of a large network prints a few MB
+_LOOK = 0.05  # seconds between two looks at steps, memory and time
 _EXIT_GRACE = 20.0  # seconds a worker may take to exit once its answer is complete
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -114,44 +115,9 @@ def run_worker(
     progress: Progress | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Run `script` (see `harness.py`) with interpreter `python` and return its answer.
-
-    `workdir` is made if missing and stays: it holds the request, the answer and, unless `log` says elsewhere, the log
-    (`worker.log`). `files` are copied into it first, by relative name. The worker gets a scratch current folder, HOME
-    and TMPDIR of its own, removed afterwards, and a bare environment plus `env`. `timeout` is in seconds, `memory` in
-    resident bytes of all its processes together (None: no limit). `progress` is called with the name of each step.
-
-    Raises `WorkerError` EC0620 to EC0628. On KeyboardInterrupt, or any other exception here, nothing of the worker
-    is left running.
-    """
-    if os.name != "posix":
-        raise WorkerError("EC0628", f"{sdk}: vendor toolchains run on Linux and macOS only")
-    workdir = workdir.resolve()
-    log = (log or workdir / "worker.log").resolve()
-    alias = _Alias(workdir, log)
-    try:
-        _prepare(workdir, request, files or {}, log, alias.log, sdk)
-    except OSError as e:
-        alias.remove()
-        raise WorkerError(
-            "EC0628", f"{sdk}: cannot write the request: {e}", hint="check --workdir and free space"
-        ) from e
-    try:
-        return _Run(
-            Path(os.path.abspath(python)),
-            script.resolve(),
-            workdir,
-            alias.folder,
-            alias.scratch,
-            sdk,
-            timeout,
-            memory,
-            log,
-            progress,
-            env or {},
-        ).answer()
-    finally:
-        alias.remove()
+    """Start a `Worker` and run `request` at once."""
+    with Worker(python, script, workdir=workdir, sdk=sdk, log=log, memory=memory, env=env) as worker:
+        return worker.run(request, files=files, timeout=timeout, progress=progress)
 
 
 class _Alias:
@@ -173,26 +139,6 @@ class _Alias:
         shutil.rmtree(self._path, ignore_errors=True)  # of the folder and the log only the links
 
 
-def _prepare(
-    workdir: Path, request: Mapping[str, Any], files: Mapping[str, Path | bytes], log: Path, shown_log: Path, sdk: str
-) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    for stale in (harness.ANSWER, harness.STEPS):
-        (workdir / stale).unlink(missing_ok=True)
-    for name, content in files.items():
-        place = (workdir / name).resolve()
-        if not place.is_relative_to(workdir):
-            raise ValueError(f"{name!r} is not inside the worker's folder")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            place.write_bytes(content)
-        else:
-            shutil.copyfile(content, place)
-    envelope = {"protocol": PROTOCOL, "sdk": sdk, "log": str(shown_log), "request": dict(request)}
-    (workdir / harness.REQUEST).write_text(json.dumps(envelope, indent=1), encoding="utf-8")
-    log.parent.mkdir(parents=True, exist_ok=True)
-
-
 def scrubbed_environment(python: Path, scratch: Path) -> dict[str, str]:
     """All a worker sees of the caller's environment: nothing that could change what the SDK does."""
     return {
@@ -211,35 +157,70 @@ def scrubbed_environment(python: Path, scratch: Path) -> dict[str, str]:
     }
 
 
-@dataclass
-class _Run:
-    """One run of one worker."""
+class Worker:
+    """`script` (see `harness.py`) in interpreter `python`, started at once; it prepares itself and waits for its one request.
 
-    python: Path
-    script: Path
-    workdir: Path
-    alias: Path
-    scratch: Path
-    sdk: str
-    timeout: float
-    memory: int | None
-    log: Path
-    progress: Progress | None
-    env: Mapping[str, str]
-    peak: int = 0
-    steps_seen: int = 0
-    stopped: WorkerError | None = None  # why we ended it, when we did
+    `workdir` is made if missing and stays: it holds the request, the answer and, unless `log` says elsewhere, the log
+    (`worker.log`). The worker gets a scratch current folder, HOME and TMPDIR of its own, removed afterwards, and a bare
+    environment plus `env`. `memory` is in resident bytes of all its processes together (None: no limit). Leaving the
+    `with` block ends whatever still runs.
 
-    def answer(self) -> Answer:
-        started = time.monotonic()
-        command = [str(self.python), str(Path(harness.__file__).resolve()), str(self.script), str(self.alias)]
-        with self.log.open("wb") as out:
+    Raises `WorkerError` EC0628 where it cannot be started.
+    """
+
+    def __init__(
+        self,
+        python: Path,
+        script: Path,
+        *,
+        workdir: Path,
+        sdk: str = "worker",
+        log: Path | None = None,
+        memory: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        if os.name != "posix":
+            raise WorkerError("EC0628", f"{sdk}: vendor toolchains run on Linux and macOS only")
+        self.sdk, self.script = sdk, script.resolve()
+        self.workdir = workdir.resolve()
+        self.log = (log or workdir / "worker.log").resolve()
+        self.memory = memory
+        self._peak = 0
+        self._asked = False
+        self._steps_seen = 0
+        self._stopped: WorkerError | None = None  # why we ended it, when we did
+        self._progress: Progress | None = None
+        self._alias = _Alias(self.workdir, self.log)
+        try:
+            self._process = self._start(Path(os.path.abspath(python)), env or {})
+        except BaseException:
+            self._alias.remove()
+            raise
+
+    def _start(self, python: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        alias = self._alias
+        command = [
+            str(python),
+            str(Path(harness.__file__).resolve()),
+            str(self.script),
+            str(alias.folder),
+            str(alias.log),
+        ]
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            for stale in (harness.REQUEST, harness.ANSWER, harness.STEPS):
+                (self.workdir / stale).unlink(missing_ok=True)
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            out = self.log.open("wb")
+        except OSError as e:
+            raise self._unwritable(e) from e
+        with out:
             try:
-                process = subprocess.Popen(
+                return subprocess.Popen(
                     command,
-                    cwd=self.scratch,
-                    env={**scrubbed_environment(self.python, self.scratch), **self.env},
-                    stdin=subprocess.DEVNULL,
+                    cwd=alias.scratch,
+                    env={**scrubbed_environment(python, alias.scratch), **env},
+                    stdin=subprocess.PIPE,
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -247,48 +228,117 @@ class _Run:
             except OSError as e:
                 raise WorkerError(
                     "EC0628",
-                    f"{self.sdk}: cannot start {self.python}: {e.strerror or e}",
+                    f"{self.sdk}: cannot start {python}: {e.strerror or e}",
                     hint="`edgec toolchain doctor` checks the environment",
                 ) from e
-            try:
-                self._watch(process, started)
-            finally:
-                end_group(process)
-        self._report_steps()
-        return self._read(process.returncode, time.monotonic() - started)
 
-    def _watch(self, process: subprocess.Popen[bytes], started: float) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        """End it, whatever it does; a worker that got no request leaves no log."""
+        try:
+            end_group(self._process)
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            if not self._asked:  # what an SDK prints on import explains nothing
+                self.log.unlink(missing_ok=True)
+        finally:
+            self._alias.remove()
+
+    def run(
+        self,
+        request: Mapping[str, Any],
+        *,
+        files: Mapping[str, Path | bytes] | None = None,
+        timeout: float = 1800.0,
+        progress: Progress | None = None,
+    ) -> Answer:
+        """Hand over the request and wait for the answer; once only.
+
+        `files` are copied into the folder first, by relative name. `timeout` is in seconds. `progress` is called
+        with the name of each step.
+
+        Raises `WorkerError` EC0620 to EC0628. On KeyboardInterrupt, or any other exception here, nothing of the worker
+        is left running.
+        """
+        started = time.monotonic()
+        self._asked = True
+        self._progress = progress
+        try:
+            self._hand_over(request, files or {})
+            self._watch(started, timeout)
+        except OSError as e:
+            raise self._unwritable(e) from e
+        finally:
+            end_group(self._process)
+        self._report_steps()
+        return self._read(self._process.returncode, time.monotonic() - started)
+
+    def _hand_over(self, request: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> None:
+        for name, content in files.items():
+            place = (self.workdir / name).resolve()
+            if not place.is_relative_to(self.workdir):
+                raise ValueError(f"{name!r} is not inside the worker's folder")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                place.write_bytes(content)
+            else:
+                shutil.copyfile(content, place)
+        envelope = {"protocol": PROTOCOL, "request": dict(request)}
+        (self.workdir / harness.REQUEST).write_text(json.dumps(envelope, indent=1), encoding="utf-8")
+        stdin = self._process.stdin
+        assert stdin is not None  # a pipe, see _start
+        try:
+            stdin.write(b"go\n")
+            stdin.close()
+        except BrokenPipeError:
+            pass  # it died while it prepared itself: `_read` says how
+
+    def _unwritable(self, e: OSError) -> WorkerError:
+        return WorkerError(
+            "EC0628", f"{self.sdk}: cannot write the request: {e}", hint="check --workdir and free space"
+        )
+
+    def _watch(self, started: float, timeout: float) -> None:
         """Until it ends or must be ended."""
-        deadline = started + self.timeout
+        process = self._process
         answered: float | None = None
-        pause = 0.005
         while process.poll() is None:
             now = time.monotonic()
-            self.peak = max(self.peak, group_memory(process.pid))
+            self._peak = max(self._peak, group_memory(process.pid))
             self._report_steps()
             if answered is None and (self.workdir / harness.ANSWER).exists():
                 answered = now
             if answered is not None and now - answered > _EXIT_GRACE:
                 return  # the work is done, only the exit hangs
-            self.stopped = self._overrun(now >= deadline and answered is None)
-            if self.stopped is not None:
+            late = timeout if now >= started + timeout and answered is None else None
+            self._stopped = self._overrun(late)
+            if self._stopped is not None:
                 return
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.03)
+            wait_for_end(process, _LOOK)
 
-    def _overrun(self, late: bool) -> WorkerError | None:
+    def _overrun(self, late: float | None) -> WorkerError | None:
+        """Why it must be ended, if it must. `late`: the time limit in seconds, where it is over."""
         step = self._steps()[-1].name if self._steps() else "starting"
         doing = f"{self.sdk}: the step {step!r}"
-        if self.memory is not None and self.peak > self.memory:
-            what = f"{doing} took more memory than allowed: {_size(self.peak)} of {_size(self.memory)}"
+        if self.memory is not None and self._peak > self.memory:
+            what = f"{doing} took more memory than allowed: {_size(self._peak)} of {_size(self.memory)}"
             return WorkerError(
                 "EC0622", what, self.log, step=step, hint="raise the memory limit or take a smaller batch"
             )
         if self.log.stat().st_size > _LOG_LIMIT:
             what = f"{doing} printed more than {_size(_LOG_LIMIT)} and was ended"
             return WorkerError("EC0627", what, self.log, step=step, hint="the SDK is probably in an endless loop")
-        if late:
-            what = f"{doing} was not done after the time limit of {self.timeout:g} s"
+        if late is not None:
+            what = f"{doing} was not done after the time limit of {late:g} s"
             hint = "raise the time limit; SDKs are also known to loop forever on some graphs: `edgec explain EC0621`"
             return WorkerError("EC0621", what, self.log, step=step, hint=hint)
         return None
@@ -311,14 +361,14 @@ class _Run:
 
     def _report_steps(self) -> None:
         steps = self._steps()
-        if self.progress is not None:
-            for step in steps[self.steps_seen :]:
-                self.progress(step.name)
-        self.steps_seen = len(steps)
+        if self._progress is not None:
+            for step in steps[self._steps_seen :]:
+                self._progress(step.name)
+        self._steps_seen = len(steps)
 
     def _read(self, status: int, seconds: float) -> Answer:
-        if self.stopped is not None:
-            raise self.stopped
+        if self._stopped is not None:
+            raise self._stopped
         steps = self._steps()
         step = steps[-1].name if steps else "starting"
         path = self.workdir / harness.ANSWER
@@ -337,7 +387,7 @@ class _Run:
             what = f"{self.sdk} {how} after its answer was complete; the answer is used"
             notes.append(Diagnostic("EC0629", Severity.WARNING, what, Location(str(self.log))))
         return Answer(
-            answer["answer"], self.workdir, self.log, round(seconds, 3), tuple(steps), self.peak,
+            answer["answer"], self.workdir, self.log, round(seconds, 3), tuple(steps), self._peak,
             answer.get("fixed_addresses") is True, tuple(notes),
         )  # fmt: skip
 

@@ -32,10 +32,11 @@ def build_with_retries(
     while True:
         config = {**request["config"], **({"disable_rules": [*disabled]} if disabled else {})}
         log = job.logs / (f"rknn-{len(disabled)}.log" if disabled else "rknn.log")
+        full = {**request, "config": config}
         try:
-            return toolchain.run(
-                WORKER, {**request, "config": config}, workdir=folder, timeout=timeout, log=log, progress=job.progress
-            )
+            if job.worker is not None and not disabled:
+                return job.worker.run(full, timeout=timeout, progress=job.progress)
+            return toolchain.run(WORKER, full, workdir=folder, timeout=timeout, log=log, progress=job.progress)
         except WorkerError as e:
             rule = crashed_rule(e.log) if e.reason == "failed" else None
             if rule is None or rule in disabled or len(disabled) >= MOST_RULES:

@@ -30,12 +30,23 @@ _COMPILER = re.compile(r"librknnc version: ([^\r\n]+)")
 _NOISE = re.compile(r"\x1b\[[0-9;]*m")
 
 
+_rknn: Any = None
+
+
 class SdkFailure(RuntimeError):
     """The SDK refused. `details` travels with the answer."""
 
     def __init__(self, message: str, details: dict[str, Any]) -> None:
         super().__init__(message)
         self.details = details
+
+
+def prepare(job: Any) -> None:
+    job.step("import")
+    from rknn.api import RKNN
+
+    global _rknn
+    _rknn = RKNN(verbose=True)  # the tables of layers and memory go to the log
 
 
 def run(job: Any) -> dict[str, Any]:
@@ -48,10 +59,7 @@ def run(job: Any) -> dict[str, Any]:
     dataset = _write_dataset(job.folder, request["calibration"]) if int8 else None
     codes: dict[str, int] = {}
 
-    job.step("import")
-    from rknn.api import RKNN
-
-    rknn = RKNN(verbose=True)  # the tables of layers and memory go to the log
+    rknn = _rknn
     artifact = job.folder / "model.rknn"
     model = str(job.folder / request["model"])
     config = {**request.get("config", {}), "target_platform": request["target_platform"]}

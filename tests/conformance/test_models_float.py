@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from edgec.api import freeze
 from edgec.graph import Graph
+from edgec.lowering import freeze
 from edgec.pipeline import PassManager
 from edgec.plugins import Registry
 from edgec.recipe import build_passes

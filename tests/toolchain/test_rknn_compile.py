@@ -267,7 +267,7 @@ PREPROCESS: dict[str, dict[str, Any]] = {
 
 def real_inputs(model: str, folder: Path) -> Samples:
     """The judge's calibration inputs where it has some for the model, else COCO photos prepared as in training."""
-    from edgec.api import freeze
+    from edgec.lowering import freeze
     from edgec.samples import open_samples
 
     graph = Graph.load(folder / "models" / f"{model}.onnx")
@@ -311,7 +311,7 @@ def test_real_models(model: str, eval_dir: Path) -> None:
 
 
 def text_like(source: Path, shapes: list[str]) -> Samples:
-    from edgec.api import freeze
+    from edgec.lowering import freeze
 
     graph = Graph.load(source)
     freeze(graph, shapes, edgec.Registry())

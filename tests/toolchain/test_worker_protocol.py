@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edgec.toolchain import Answer, WorkerError, run_worker
+from edgec.toolchain import Answer, Worker, WorkerError, run_worker
 
 PYTHON = Path(sys.executable)
 
@@ -267,3 +267,71 @@ def test_rknn_node_names(suffix: str) -> None:
     from edgec.targets.rknn.layer_table import source_node
 
     assert source_node(f"Conv:/layer1/conv2/Conv{suffix}") == "/layer1/conv2/Conv"
+
+
+# --- a worker started before its request ------------------------------------------------------------------------------
+
+
+def waiting(tmp_path: Path, head: str, body: str = "return {}") -> Worker:
+    script = tmp_path / "script.py"
+    script.write_text(f"PROTOCOL = 1\n{textwrap.dedent(head)}\ndef run(job):\n    {body}\n")
+    return Worker(PYTHON, script, workdir=tmp_path / "work")
+
+
+def test_it_prepares_itself_before_the_request_is_there(tmp_path: Path) -> None:
+    head = """
+    from pathlib import Path
+    ready = None
+    def prepare(job):
+        global ready
+        ready = job.request
+        (job.folder / "prepared").write_text("")
+    """
+    with waiting(
+        tmp_path, head, "return {'before': ready, 'asked': job.request['n'], 'log': job.log_text()}"
+    ) as worker:
+        assert appears(tmp_path / "work" / "prepared")
+        assert not (tmp_path / "work" / "request.json").exists()
+        answer = worker.run({"n": 7})
+    assert answer.values == {"before": {}, "asked": 7, "log": ""}
+
+
+def test_what_fails_while_preparing_is_told_when_the_request_comes(tmp_path: Path) -> None:
+    head = """
+    def prepare(job):
+        job.step("import")
+        raise RuntimeError("no such SDK")
+    """
+    with waiting(tmp_path, head) as worker, pytest.raises(WorkerError, match="no such SDK") as caught:
+        worker.run({})
+    assert caught.value.reason == "failed"
+    assert caught.value.step == "import"
+
+
+def test_a_death_while_preparing_is_told_when_the_request_comes(tmp_path: Path) -> None:
+    head = """
+    import os, signal
+    def prepare(job):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    """
+    with waiting(tmp_path, head) as worker:
+        assert gone(worker.pid)
+        with pytest.raises(WorkerError, match="SIGSEGV") as caught:
+            worker.run({})
+    assert caught.value.reason == "crash"
+
+
+def test_one_that_is_not_needed_leaves_nothing(tmp_path: Path) -> None:
+    with waiting(tmp_path, "def prepare(job): print('hello', flush=True)") as worker:
+        assert appears(worker.log)
+        pid = worker.pid
+    assert gone(pid)
+    assert not worker.log.exists()
+
+
+def appears(path: Path) -> bool:
+    for _ in range(500):
+        if path.exists():
+            return True
+        time.sleep(0.02)
+    return False

@@ -227,6 +227,9 @@ def test_impossible_nodes_are_said_before_the_sdk_is_asked_for() -> None:
     )
 
     class NoToolchains:
+        def installed(self, name: str) -> None:
+            """None is there."""
+
         def ensure(self, name: str) -> None:
             raise AssertionError("the SDK is not needed to see this")
 
@@ -345,11 +348,11 @@ def test_check_answers_for_each_target() -> None:
 
 
 def test_check_shares_runs_of_the_same_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    import edgec.api
+    import edgec.lowering
 
     runs = []
-    real = edgec.api.lower
-    monkeypatch.setattr(edgec.api, "lower", lambda *a, **k: (runs.append(a[1].name), real(*a, **k))[1])
+    real = edgec.lowering.lower
+    monkeypatch.setattr(edgec.lowering, "lower", lambda *a, **k: (runs.append(a[1].name), real(*a, **k))[1])
     check(conv(), ["rk3588", "rk3566", "x86-64", "arm64"])
     assert runs == ["rk3588", "x86-64"]
 

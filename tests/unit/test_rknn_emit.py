@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 import edgec
-import edgec.targets.rknn.target as rknn_target
+import edgec.targets.rknn.emit as rknn_emit
 from edgec.actual_placement import ActualPlacement
 from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.graph import Graph
 from edgec.runtime import Session
 from edgec.samples import Samples
+from edgec.targets.rknn.emit import plain_node_names, source_node
 from edgec.targets.rknn.options import RknnOptions
 from edgec.targets.rknn.retry import crashed_rule
-from edgec.targets.rknn.target import plain_node_names, source_node
 from edgec.toolchain import Answer, WorkerError
 from edgec.toolchain.worker import Step
 
@@ -152,6 +152,9 @@ class FakeSdk:
         self.versions = {"rknn-toolkit2": "2.5.0"}
         self.diagnostics = ()
 
+    def installed(self, name: str) -> None:
+        """Nothing to start early."""
+
     def ensure(self, name: str) -> FakeSdk:
         assert name == "rknn"
         return self
@@ -188,7 +191,7 @@ class FakeSdk:
 @pytest.fixture(autouse=True)
 def no_real_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake's artifact is no .rknn; reading one is tested with the SDK."""
-    monkeypatch.setattr(rknn_target, "_actual", lambda *a: ActualPlacement((), "nothing"))
+    monkeypatch.setattr(rknn_emit, "_actual", lambda *a: ActualPlacement((), "nothing"))
 
 
 def two_inputs() -> Graph:

@@ -1,0 +1,221 @@
+"""One compilation, stage by stage: load, samples, passes, placement, emit, verify, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec import __version__
+from edgec.api import Compiled
+from edgec.diagnostics import Diagnostics, EdgecError, Location, error
+from edgec.graph import Graph
+from edgec.lowering import Verify, freeze, lower
+from edgec.manifest import build_manifest
+from edgec.pipeline import Instrument, PassContext
+from edgec.placement import differences
+from edgec.plugins import Registry
+from edgec.recipe import Step
+from edgec.report import ArtifactFacts, ModelFacts, Report
+from edgec.samples import Preprocess, Samples, generated_samples, open_samples
+from edgec.samples.inputs import input_specs
+from edgec.target import Artifact, EmitJob, Target
+from edgec.verify import FloatModel, verify_artifact
+
+if TYPE_CHECKING:
+    from edgec.output import OutputFolder
+    from edgec.placement import Placement
+    from edgec.toolchain import ToolchainManager, Worker
+
+VERIFY_SAMPLES = 8
+"""How many calibration samples verification takes where no samples of its own are given."""
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage, for the report."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What one call of `edgec.compile` asks for; see there for the fields."""
+
+    model: str | os.PathLike[str] | Graph
+    target: Target
+    precision: str | None
+    calibration: str | os.PathLike[str] | Samples | None
+    samples: str | os.PathLike[str] | Samples | None
+    preprocess: Preprocess | None
+    input_shapes: Sequence[str]
+    pipeline: str | Sequence[Step] | None
+    options: Mapping[str, Any]
+    no_fallback: bool
+    min_sqnr: float | None
+    verify: Verify
+    instruments: Sequence[Instrument]
+    registry: Registry
+    toolchains: ToolchainManager
+    diagnostics: Diagnostics
+    progress: Callable[[str], None]
+
+    def run(self, folder: OutputFolder | None, workdir: Path, worker: Worker | None) -> Compiled:
+        """All stages. `worker` is what the target's `warm_up` started."""
+        clock, notes, tell = _Clock(), self.diagnostics, self.progress
+        with clock("load"):
+            tell("load")
+            graph = self._load()
+        with clock("samples"):
+            calibration, checked = self._open_samples(graph)
+        ctx = PassContext(diagnostics=notes, samples=checked)
+        with clock("passes"):
+            tell("passes")
+            lowered = lower(
+                graph, self.target, self.precision, input_shapes=self.input_shapes, pipeline=self.pipeline,
+                verify=self.verify, instruments=self.instruments, registry=self.registry, ctx=ctx,
+            )  # fmt: skip
+        with clock("placement"):
+            placement = self.target.placement(lowered.graph, lowered.precision)
+            placement.diagnose(notes, no_fallback=self.no_fallback)
+            notes.raise_if_errors()
+        job = EmitJob(
+            lowered.precision, workdir, self.toolchains, notes, calibration, checked, self.options, tell, worker
+        )
+        with FloatModel(lowered.reference, lowered.graph, checked) as float_model:
+            with clock("emit"):
+                tell("emit")
+                artifact = self.target.emit(lowered.graph, job)
+            with clock("verify"):
+                tell("verify")
+                with _about_generated(checked):
+                    verification = verify_artifact(
+                        self.target, float_model, lowered.graph, artifact, checked, notes, self.min_sqnr
+                    )
+        differences = _differences(placement, artifact, notes)
+        notes.raise_if_errors()
+        report = Report(
+            edgec_version=__version__,
+            model=ModelFacts.of(graph, path=graph.source or "", sha256=self._model_hash()),
+            target=self.target.name,
+            precision=lowered.precision,
+            passes=tuple(lowered.records),
+            ops_before=dict(graph.op_counts()),
+            ops_after=dict(lowered.graph.op_counts()),
+            placement=placement.to_json(),
+            differences=differences,
+            artifact=ArtifactFacts.of(artifact),
+            verification=verification,
+            diagnostics=tuple(notes.items),
+            seconds=dict(clock.seconds),
+            options=dict(job.options),
+        )
+        final = None
+        if folder is not None:
+            manifest = build_manifest(
+                report, source=graph, pipeline=lowered.pipeline, spec=self.target.spec(), calibration=calibration,
+                samples=checked, settings=self._settings(),
+            )  # fmt: skip
+            final = folder.commit(artifact, report, job.logs, manifest)
+        tell("done")
+        kept = _in_place(artifact, final)
+        return Compiled(lowered.graph, kept, placement, report, notes, ctx.rejections, final)
+
+    def _load(self) -> Graph:
+        if isinstance(self.model, Graph):
+            return self.model.clone()
+        return Graph.load(self.model, diagnostics=self.diagnostics)
+
+    def _open_samples(self, graph: Graph) -> tuple[Samples | None, Samples]:
+        """Those to calibrate with, if any, and those to verify with; both fit the inputs as `input_shapes` fixes them."""
+        if self.input_shapes:
+            graph = graph.clone()
+            freeze(graph, self.input_shapes, self.registry)
+        calibration = _samples(self.calibration, graph, self.preprocess, self.diagnostics)
+        given = _samples(self.samples, graph, self.preprocess, self.diagnostics)
+        if given is not None:
+            return calibration, given
+        return calibration, calibration.take(VERIFY_SAMPLES) if calibration is not None else generated_samples(graph)
+
+    def _model_hash(self) -> str:
+        """SHA-256 of the file, or of the graph where one was given: it may have been changed since it was loaded."""
+        if isinstance(self.model, Graph):
+            return self.model.fingerprint()
+        with open(self.model, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+
+    def _settings(self) -> dict[str, Any]:
+        """What the manifest says of the call."""
+        return {
+            "input_shapes": list(self.input_shapes),
+            "preprocess": self.preprocess.options() if self.preprocess is not None else {},
+            "no_fallback": self.no_fallback,
+            "min_sqnr": self.min_sqnr,
+        }
+
+
+def _in_place(artifact: Artifact, folder: Path | None) -> Artifact:
+    """The artifact with its files where they are now: in `folder`, or in memory where there is none."""
+    files = {
+        name: folder / name if folder is not None else data.read_bytes() if isinstance(data, Path) else data
+        for name, data in artifact.files.items()
+    }
+    return dataclasses.replace(artifact, files=files)
+
+
+@contextmanager
+def _about_generated(samples: Samples) -> Iterator[None]:
+    """A model may not run on inputs that were made up (indices, lengths): say that they were."""
+    try:
+        yield
+    except EdgecError as e:
+        if samples.generated:
+            e.add_note("the inputs were generated; the model may need real ones: give some with --samples")
+        raise
+
+
+def _samples(source: Any, graph: Graph, preprocess: Preprocess | None, notes: Diagnostics) -> Samples | None:
+    if source is None:
+        return None
+    if isinstance(source, Samples):
+        _check_first(source, graph)
+        return source
+    return open_samples(source, graph, preprocess=preprocess, diagnostics=notes)
+
+
+def _check_first(samples: Samples, graph: Graph) -> None:
+    """Samples an embedder made: what `open_samples` promises of names and shapes is not known of them. One is read."""
+    first, where = next(iter(samples), None), Location(samples.describe)
+    if first is None:
+        raise error("EC0702", "there are no samples", where)
+    for spec in input_specs(graph):
+        if spec.name not in first:
+            what = f"no value for input {spec.name!r}"
+            raise error("EC0704", what, where, f"the samples have {', '.join(first) or 'nothing'}")
+        have = first[spec.name].shape
+        want = spec.shape
+        if want is None:
+            continue
+        if len(want) != len(have) or any(w not in (None, h) for w, h in zip(want, have, strict=True)):
+            raise error("EC0705", f"input {spec.name!r} is {spec}, the first sample has shape {list(have)}", where)
+
+
+def _differences(placement: Placement, artifact: Artifact, notes: Diagnostics) -> tuple[Mapping[str, Any], ...]:
+    """Where the vendor's compiler disagrees with our table; each one is a warning: the table was wrong."""
+    if artifact.actual is None:
+        return ()
+    return tuple(d.to_json() for d in differences(placement, artifact.actual, notes))

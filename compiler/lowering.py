@@ -1,0 +1,72 @@
+"""A model through a target's pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edgec.diagnostics import error
+from edgec.graph import Graph
+from edgec.pipeline import Instrument, PassContext, PassManager, PassRecord
+from edgec.plugins import Registry
+from edgec.recipe import Step, build_passes, parse_pipeline, pipeline_text
+from edgec.target import Target
+
+Verify = Literal["none", "structure", "each"]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model taken through a target's pipeline."""
+
+    target: Target
+    precision: str
+    reference: Graph
+    """The model as loaded: what everything is compared with."""
+    graph: Graph
+    records: Sequence[PassRecord]
+    pipeline: str
+
+
+def lower(
+    graph: Graph,
+    target: Target,
+    precision: str | None = None,
+    *,
+    input_shapes: Sequence[str] = (),
+    pipeline: str | Sequence[Step] | None = None,
+    verify: Verify = "none",
+    instruments: Sequence[Instrument] = (),
+    registry: Registry,
+    ctx: PassContext,
+) -> Lowered:
+    """Run the target's pipeline on a copy of `graph`; `graph` itself becomes the reference."""
+    spec = target.spec()
+    precision = spec.default_precision if precision is None else precision
+    if precision not in spec.precisions:
+        offered = ", ".join(spec.precisions)
+        raise error("EC0102", f"{target.name} does not offer precision {precision!r}", hint=f"it offers {offered}")
+    ctx.target, ctx.precision = spec, precision
+    steps = target.pipeline(precision) if pipeline is None else pipeline
+    steps = parse_pipeline(steps) if isinstance(steps, str) else list(steps)
+    if input_shapes:
+        steps = [{"freeze-shapes": {"shapes": list(input_shapes)}}, *steps]
+    passes = build_passes(steps, registry.passes())
+    after = graph.clone()
+    if spec.static_shapes:
+        from edgec.passes.prepare.freeze_shapes import require_static_inputs
+
+        frozen = after
+        if input_shapes:
+            frozen = graph.clone()
+            freeze(frozen, input_shapes, registry)
+        require_static_inputs(frozen)
+    records = PassManager(passes, instruments, verify).run(after, ctx)
+    return Lowered(target, precision, graph, after, records, pipeline_text(passes))
+
+
+def freeze(graph: Graph, input_shapes: Sequence[str], registry: Registry) -> None:
+    """Fix the inputs of `graph`, in place, as `--input-shape` does."""
+    steps: list[Step] = [{"freeze-shapes": {"shapes": list(input_shapes)}}]
+    PassManager(build_passes(steps, registry.passes())).run(graph)
