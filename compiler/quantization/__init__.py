@@ -1,0 +1,1 @@
+"""Quantisation: parameters, statistics of activations, ranges. The passes are in `edgec.passes.quantize`."""

@@ -1,0 +1,89 @@
+"""How a target quantises: element types, which inputs and outputs of which ops, scales that are shared or fixed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgec.specs.conditions import Index, Model, Setting, When, applies
+from edgec.specs.op_table import Text, UnitSpec
+
+if TYPE_CHECKING:
+    from edgec.graph import ir
+
+QuantDType = Literal["int4", "uint4", "int8", "uint8", "int16", "uint16", "float8e4m3fn"]
+"""Element types that QuantizeLinear makes, by ONNX's names."""
+
+
+class QuantKind(Model):
+    """One way to store a tensor in few bits: real = (stored - zero_point) * scale."""
+
+    dtype: QuantDType
+    symmetric: bool = Field(description="whether the zero point is the middle of the range: 0, or 128 for uint8")
+    narrow: bool = Field(False, description="whether the lowest value stays unused: -127..127 for int8")
+    per: Literal["tensor", "channel", "block"] = "tensor"
+    block: Annotated[int, Field(gt=0)] | None = Field(None, description="elements that share a scale along the block axis")
+    power_of_two: bool = Field(False, description="whether scales are powers of two")
+    zero_in_range: bool = Field(True, description="whether 0 must be stored exactly (padding needs it)")
+
+    @model_validator(mode="after")
+    def _block_where_needed(self) -> QuantKind:
+        if (self.per == "block") != (self.block is not None):
+            raise ValueError("`block` goes with `per: block`")
+        return self
+
+
+class Fixed(Model):
+    """A scale and zero point the target prescribes: TFLite's Sigmoid output is 1/256, -128."""
+
+    scale: Annotated[float, Field(gt=0)]
+    zero_point: int
+
+
+class OpRule(Model):
+    """How one op is quantised. Inputs are meant by position; what is not listed stays as it is."""
+
+    inputs: tuple[Index, ...] | Literal["all"] = Field((), description="activations that are quantised")
+    weight: Index | None = Field(None, description="the input that is quantised as a weight, where it is constant")
+    axis: int | None = Field(None, description="axis of the weight along which scales differ, `per: channel`")
+    block_axis: int | None = Field(None, description="axis of the weight that is cut into blocks, `per: block`")
+    bias: Index | None = Field(None, description="the input that is quantised as a bias, where it is constant")
+    outputs: Literal["always", "if_read", "never"] = Field(
+        "always", description="whether outputs are quantised: always, where a quantised op reads them, or never"
+    )
+    share: bool = Field(False, description="whether inputs and outputs must have one scale and zero point")
+    follow: bool = Field(False, description="whether the op is quantised only where its inputs are already: data movement")
+    skip_only: bool = Field(
+        False, description="of two inputs, leave the one alone that a quantised kernel computes (residual additions)"
+    )
+    fixed: Fixed | None = Field(None, description="scale and zero point of the outputs, where they are prescribed")
+    range: tuple[float, float] | None = Field(None, description="range of the outputs known without calibration")
+    activations: QuantKind | None = Field(None, description="other activations than the scheme's")
+    weights: QuantKind | None = Field(None, description="other weights than the scheme's")
+    when: When | None = Field(None, description="conditions on the node; the rule is skipped where they do not hold")
+    evidence: Text | None = None
+
+
+class Scheme(Model):
+    """All of a target's rules. Keys of `ops` are op types, `domain::Op` outside the ONNX domain; the first rule applies."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    description: Text
+    mode: Literal["static", "dynamic", "weight-only"] = "static"
+    activations: QuantKind | None = None
+    weights: QuantKind
+    bias: Literal["int32", "float"] = "int32"
+    opset: Annotated[int, Field(ge=13)] = Field(13, description="the oldest opset whose Q/DQ nodes can say this")
+    ops: dict[str, tuple[OpRule, ...]]
+    units: tuple[UnitSpec, ...] = Field((), description="what becomes one integer kernel: nothing inside is quantised")
+    evidence: Text
+
+    def rule(self, node: ir.Node, setting: Setting) -> OpRule | None:
+        """The rule of a node; None where it stays in float."""
+        key = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        for rule in self.ops.get(key, ()):
+            if rule.when is None or applies(rule.when, node, setting) is True:
+                return rule
+        return None
