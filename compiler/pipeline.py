@@ -19,6 +19,7 @@ from edgec.graph import Graph
 from edgec.rewrite import RewriteStats, RuleSet
 
 if TYPE_CHECKING:
+    from edgec.quantization.record import QuantRecord
     from edgec.samples import Samples
     from edgec.specs.schema import TargetSpec
 
@@ -34,6 +35,10 @@ class PassContext:
     precision: str | None = None
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
     samples: Samples | None = None
+    calibration: Samples | None = None
+    """Unlabelled inputs to choose ranges by and to correct with."""
+    quantization: QuantRecord | None = None
+    """What the quantising pass leaves for the passes after it."""
     rejections: dict[str, dict[str, str]] = field(default_factory=dict)
     """Rule -> {node: reason}: the matches rules declined, for `--why-not`."""
     seed: int = 0

@@ -23,7 +23,9 @@ class QuantKind(Model):
     symmetric: bool = Field(description="whether the zero point is the middle of the range: 0, or 128 for uint8")
     narrow: bool = Field(False, description="whether the lowest value stays unused: -127..127 for int8")
     per: Literal["tensor", "channel", "block"] = "tensor"
-    block: Annotated[int, Field(gt=0)] | None = Field(None, description="elements that share a scale along the block axis")
+    block: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="elements that share a scale along the block axis"
+    )
     power_of_two: bool = Field(False, description="whether scales are powers of two")
     zero_in_range: bool = Field(True, description="whether 0 must be stored exactly (padding needs it)")
 
@@ -53,7 +55,9 @@ class OpRule(Model):
         "always", description="whether outputs are quantised: always, where a quantised op reads them, or never"
     )
     share: bool = Field(False, description="whether inputs and outputs must have one scale and zero point")
-    follow: bool = Field(False, description="whether the op is quantised only where its inputs are already: data movement")
+    follow: bool = Field(
+        False, description="whether the op is quantised only where its inputs are already: data movement"
+    )
     skip_only: bool = Field(
         False, description="of two inputs, leave the one alone that a quantised kernel computes (residual additions)"
     )
