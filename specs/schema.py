@@ -20,10 +20,12 @@ from edgec.diagnostics import Diagnostic, EdgecError, Location, Severity, did_yo
 from edgec.specs import yaml_file
 from edgec.specs.conditions import DType, Model
 from edgec.specs.op_table import OpRow, OpTable, Text, UnitSpec
+from edgec.specs.scheme import Scheme
 
 __all__ = [
-    "OpRow", "OpTable", "PipelineSpec", "Precision", "TargetSpec", "ToolchainNeed", "UnitSpec",
-    "builtin_pipeline", "builtin_target", "builtin_targets", "check_spec", "json_schema", "load_spec",
+    "OpRow", "OpTable", "PipelineSpec", "Precision", "Scheme", "TargetSpec", "ToolchainNeed", "UnitSpec",
+    "builtin_pipeline", "builtin_scheme", "builtin_schemes", "builtin_target", "builtin_targets", "check_spec",
+    "json_schema", "load_spec",
 ]  # fmt: skip
 
 StepSpec = str | dict[str, JsonValue]
@@ -60,6 +62,9 @@ class Precision(Model):
     activations: DType
     pipeline: PipelineSpec = Field(description="a pipeline's name, or a pipeline written out")
     calibration: bool = Field(False, description="whether sample inputs are needed to choose ranges")
+    quantization: Scheme | None = Field(
+        None, description="a quantisation scheme's name, or a scheme written out: what Q/DQ the target reads"
+    )
     evidence: Text
 
 
@@ -130,12 +135,21 @@ _KINDS: Mapping[str, yaml_file.Kind] = {
     "target": yaml_file.Kind(
         folders=("targets", "targets/families"),
         rows=frozenset({"precisions", "unavailable", "alignment"}),
-        includes={("op_table",): "op table", ("precisions", "*", "pipeline"): "pipeline"},
+        includes={
+            ("op_table",): "op table",
+            ("precisions", "*", "pipeline"): "pipeline",
+            ("precisions", "*", "quantization"): "scheme",
+        },
     ),
     "op table": yaml_file.Kind(folders=("ops",), rows=frozenset({"ops"}), prepare=lambda doc: _spread_evidence(doc)),
     "pipeline": yaml_file.Kind(folders=("pipelines",), grows=frozenset({"steps"})),
+    "scheme": yaml_file.Kind(
+        folders=("quantization",), rows=frozenset({"ops"}), includes={("units",): "op table.units"}
+    ),
 }
-_KIND_OF: Mapping[type[Model], str] = {TargetSpec: "target", OpTable: "op table", PipelineSpec: "pipeline"}
+_KIND_OF: Mapping[type[Model], str] = {
+    TargetSpec: "target", OpTable: "op table", PipelineSpec: "pipeline", Scheme: "scheme",
+}  # fmt: skip
 
 
 def _spread_evidence(doc: yaml_file.Document) -> None:
@@ -208,6 +222,21 @@ def builtin_pipeline(name: str) -> PipelineSpec:
     return load_spec(PipelineSpec, _builtin("pipelines", name, "EC0405", "pipeline"))
 
 
+def builtin_schemes() -> list[str]:
+    """Names of the quantisation schemes edgec ships."""
+    return yaml_file.names("quantization")
+
+
+@cache
+def builtin_scheme(name: str) -> Scheme:
+    """The quantisation scheme `specs/quantization/<name>.yaml`.
+
+    Raises:
+        EdgecError: EC0770 there is none of that name.
+    """
+    return load_spec(Scheme, _builtin("quantization", name, "EC0770", "quantisation scheme"))
+
+
 def _builtin(folder: str, name: str, code: str, what: str) -> Traversable:
     source = files("edgec.specs").joinpath(folder, f"{name}.yaml")
     if "/" in name or not source.is_file():
@@ -256,9 +285,17 @@ def _kind(source: str | os.PathLike[str]) -> type[Model]:
     keys = set(data) if isinstance(data, dict) else set()
     if "steps" in keys:
         return PipelineSpec
+    if keys & {"weights", "mode", "bias"} or _has_lists(data):
+        return Scheme
     if keys & {"ops", "unlisted", "units"}:
         return OpTable
     return TargetSpec
+
+
+def _has_lists(data: Any) -> bool:
+    """Whether `ops` holds lists of rules, as a scheme's, not rows, as an op table's."""
+    ops = data.get("ops") if isinstance(data, dict) else None
+    return isinstance(ops, dict) and any(isinstance(rules, list) for rules in ops.values())
 
 
 def json_schema(cls: type[Model]) -> dict[str, Any]:

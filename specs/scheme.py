@@ -81,7 +81,10 @@ class Scheme(Model):
     bias: Literal["int32", "float"] = "int32"
     opset: Annotated[int, Field(ge=13)] = Field(13, description="the oldest opset whose Q/DQ nodes can say this")
     ops: dict[str, tuple[OpRule, ...]]
-    units: tuple[UnitSpec, ...] = Field((), description="what becomes one integer kernel: nothing inside is quantised")
+    units: tuple[UnitSpec, ...] = Field(
+        (),
+        description="what becomes one integer kernel, or the op table whose units these are: nothing inside is quantised",
+    )
     evidence: Text
 
     def rule(self, node: ir.Node, setting: Setting) -> OpRule | None:

@@ -45,6 +45,12 @@ class Document:
         self.places.update({key + k: place for k, place in part.places.items()})
         self.errors += part.errors
 
+    def part(self, name: str) -> Document:
+        """What stands at one key, as a document; an empty list where there is no such key."""
+        inner = self.data.get(name, []) if isinstance(self.data, dict) else self.data
+        places = {k[1:]: place for k, place in self.places.items() if k[:1] == (name,)}
+        return Document(inner, {(): self.places[()], **places}, self.errors)
+
     def drop(self, key: Key) -> None:
         """Forget the positions of the value at `key`."""
         for k in [k for k in self.places if k[: len(key)] == key]:
@@ -175,7 +181,7 @@ class Kind:
     prepare: Callable[[Document], None] = lambda doc: None
     """Runs on each file before merging."""
     includes: Mapping[tuple[str, ...], str] = field(default_factory=dict)
-    """Key (`*` for any) -> kind of the file whose name may stand there instead of the value."""
+    """Key (`*` for any) -> kind of the file whose name may stand there instead of the value; `kind.key`: that part of it."""
 
 
 def load(source: str | os.PathLike[str] | Traversable, kind: str, kinds: Mapping[str, Kind]) -> Document:
@@ -194,9 +200,10 @@ def _load(source: Source, kind: str, kinds: Mapping[str, Kind], chain: tuple[str
         for key in _matching(doc.data, pattern):
             name = _get(doc.data, key)
             if isinstance(name, str):
-                part = _other(name, doc, key, source, other, kinds, ())
+                what, _, inner = other.partition(".")
+                part = _other(name, doc, key, source, what, kinds, ())
                 if part is not None:
-                    doc.graft(key, part)
+                    doc.graft(key, part.part(inner) if inner else part)
     parent = doc.data.pop("extends", None)
     if parent is None:
         return doc

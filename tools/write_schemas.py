@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from edgec.specs.schema import OpTable, PipelineSpec, TargetSpec, json_schema
+from edgec.specs.schema import OpTable, PipelineSpec, Scheme, TargetSpec, json_schema
 
-SCHEMAS = {"target": TargetSpec, "ops": OpTable, "pipeline": PipelineSpec}
+SCHEMAS = {"target": TargetSpec, "ops": OpTable, "pipeline": PipelineSpec, "scheme": Scheme}
 
 
 def main() -> int:

@@ -12,7 +12,16 @@ from edgec.plugins import Registry
 from edgec.recipe import build_passes
 from edgec.specs import schema, yaml_file
 from edgec.specs.conditions import Model
-from edgec.specs.schema import OpTable, PipelineSpec, TargetSpec, builtin_target, check_spec, json_schema, load_spec
+from edgec.specs.schema import (
+    OpTable,
+    PipelineSpec,
+    Scheme,
+    TargetSpec,
+    builtin_target,
+    check_spec,
+    json_schema,
+    load_spec,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = [*sorted((ROOT / "specs/ops").glob("*.yaml")), *sorted((ROOT / "specs/targets").glob("*.yaml"))]
@@ -201,7 +210,9 @@ def test_built_in_pipelines_name_existing_passes(name: str) -> None:
         build_passes(spec.pipeline(precision), Registry().passes())
 
 
-@pytest.mark.parametrize(("name", "cls"), [("target", TargetSpec), ("ops", OpTable), ("pipeline", PipelineSpec)])
+@pytest.mark.parametrize(
+    ("name", "cls"), [("target", TargetSpec), ("ops", OpTable), ("pipeline", PipelineSpec), ("scheme", Scheme)]
+)
 def test_published_json_schemas_are_current(name: str, cls: type[Model]) -> None:
     published = json.loads((ROOT / "docs/schema" / f"{name}.json").read_text())
     assert published == json.loads(json.dumps(json_schema(cls))), "run tools/write_schemas.py"
