@@ -22,8 +22,8 @@ WeightMethod = Literal["minmax", "mse"]
 SHRINK = tuple(1.0 - 0.025 * i for i in range(21))
 """Parts of the full range that are tried, largest first: 1.0 to 0.5."""
 
-FINE = tuple(1.0 - 0.004 * i for i in range(1, 26))
-"""Tried too where few elements share a scale (depthwise filters): the step that happens to meet them all wins much."""
+FINE = tuple(1.0 + 0.004 * i for i in range(-10, 51) if i)
+"""Tried too where few elements share a scale (depthwise filters): a step that meets them all may be a little larger."""
 
 _FEW = 256
 
