@@ -82,7 +82,7 @@ class Compilation:
             graph = self._load()
         with clock("samples"):
             calibration, checked = self._open_samples(graph)
-        ctx = PassContext(diagnostics=notes, samples=checked)
+        ctx = PassContext(diagnostics=notes, samples=checked, calibration=calibration)
         with clock("passes"):
             tell("passes")
             lowered = lower(

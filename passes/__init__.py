@@ -1,4 +1,4 @@
-"""Built-in passes, one a file; the folders stand in processing order: prepare, optimize, legalize."""
+"""Built-in passes, one a file; the folders stand in processing order: prepare, optimize, quantize, legalize."""
 
 from edgec.hookspecs import hookimpl
 
@@ -8,6 +8,7 @@ def edgec_passes() -> dict[str, str]:
     return {
         **_table("prepare", _PREPARE),
         **_table("optimize", _OPTIMIZE),
+        **_table("quantize", _QUANTIZE),
         **_table("legalize", _LEGALIZE),
     }
 
@@ -53,6 +54,10 @@ _OPTIMIZE: dict[str, str] = {
     "onnxsim": "Onnxsim",
     "cse": "CommonSubexpressions",
     "remove-dead": "RemoveDead",
+}
+
+_QUANTIZE: dict[str, str] = {
+    "quantize": "Quantize",
 }
 
 _LEGALIZE: dict[str, str] = {

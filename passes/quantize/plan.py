@@ -1,0 +1,297 @@
+"""Where Q/DQ go: decided from the target's scheme before anything runs, changed by nobody afterwards.
+
+Nodes are visited in execution order. An op that computes (Conv, MatMul) asks for its inputs in integers; an op that
+follows (pooling, data movement, additions) is quantised only where all it reads is quantised already: it would gain
+nothing from going back and forth. Nor is it where no op that computes comes after it: the tail stays in float. Units are one kernel: the rule of the main node applies to what enters and leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from edgec.graph import Graph, ir, is_constant, static_shape
+from edgec.specs.conditions import Setting
+from edgec.specs.scheme import Fixed, OpRule, QuantKind, Scheme
+from edgec.units import Units, find_units
+
+Use = tuple[ir.Node, int]
+"""A node, and which of its inputs."""
+
+
+@dataclass
+class ActivationSite:
+    """One value stored in integers. `uses`: who reads it stored; None: everybody does."""
+
+    kind: QuantKind
+    group: int
+    fixed: Fixed | None = None
+    range: tuple[float, float] | None = None
+    uses: set[Use] | None = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class WeightSite:
+    """One constant input stored in integers; `axis` as the kind's `per` wants it, counted from the front."""
+
+    node: ir.Node
+    input: int
+    kind: QuantKind
+    axis: int | None
+    block_axis: int | None = None
+
+
+@dataclass(frozen=True)
+class BiasSite:
+    """A bias in int32, whose scale is that of the input times that of the weight."""
+
+    node: ir.Node
+    input: int
+    activation: int
+    weight: int
+
+
+@dataclass
+class Plan:
+    """Activations by value name, in the order values are computed. `groups`: values that must have equal parameters."""
+
+    activations: dict[str, ActivationSite] = field(default_factory=dict)
+    weights: list[WeightSite] = field(default_factory=list)
+    biases: list[BiasSite] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    quantized: list[str] = field(default_factory=list)
+    """Names of the nodes that compute on integers."""
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """Value names by group, in order."""
+        out: dict[int, list[str]] = {}
+        for name, site in self.activations.items():
+            out.setdefault(site.group, []).append(name)
+        return list(out.values())
+
+    def merge(self, names: Collection[str]) -> None:
+        """Give these values one group."""
+        members = [self.activations[n] for n in names]
+        if not members:
+            return
+        target = min(s.group for s in members)
+        old = {s.group for s in members}
+        for site in self.activations.values():
+            if site.group in old:
+                site.group = target
+
+
+def make_plan(
+    graph: Graph,
+    scheme: Scheme,
+    setting: Setting,
+    *,
+    keep: Mapping[str, str] | Collection[str] = (),
+    kinds: Mapping[str, QuantKind] | None = None,
+    taken: Collection[str] = (),
+) -> Plan:
+    """Decide what of `graph` is stored in integers.
+
+    `keep`: nodes (by name, or by the name of their first output) that stay in float, with the reason where it is a
+    mapping. `kinds`: other activations for the outputs of single nodes. `taken`: values that are quantised already.
+    """
+    reasons = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(keep, "kept in float as asked")
+    return _Planner(graph, scheme, setting, reasons, dict(kinds or {}), frozenset(taken)).plan()
+
+
+def node_name(node: ir.Node) -> str:
+    """What a node is called in plans, tables and options: its name, or its first output's."""
+    return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
+
+
+class _Planner:
+    def __init__(
+        self,
+        graph: Graph,
+        scheme: Scheme,
+        setting: Setting,
+        keep: dict[str, str],
+        kinds: dict[str, QuantKind],
+        taken: frozenset[str],
+    ) -> None:
+        self.graph, self.scheme, self.setting = graph, scheme, setting
+        self.keep, self.kinds, self.taken = keep, kinds, taken
+        self.units: Units = find_units(graph, scheme.units, setting)
+        self.made = Plan()
+        self._reads: dict[ir.Value, bool] = {}
+        self.stored: set[str] = set()  # values whose every reader gets them stored
+
+    def plan(self) -> Plan:
+        static = self.scheme.mode == "static"
+        for kernel in self._kernels():
+            rule = self._rule(kernel)
+            if rule is None:
+                continue
+            if static:
+                self._activations(kernel, rule)
+            elif rule.weight is not None and self._constant(kernel.main, rule.weight):
+                self._weight(kernel.main, rule)
+        for site in self.made.activations.values():
+            if site.uses is not None and not site.uses:
+                raise AssertionError("a site nobody reads")  # every call of _ask names a reader
+        order = {v.name: i for i, v in enumerate(self._values())}
+        self.made.activations = dict(sorted(self.made.activations.items(), key=lambda item: order[item[0]]))
+        return self.made
+
+    def _values(self) -> Iterator[ir.Value]:
+        """Values of the main graph in execution order."""
+        yield from self.graph.inputs
+        for node in self.graph.model.graph:
+            yield from node.outputs
+
+    def _kernels(self) -> Iterator[_Kernel]:
+        """Units and single nodes of the main graph; a unit stands where its last node does."""
+        for node in self.graph.model.graph:
+            unit = self.units.of.get(node)
+            if unit is None:
+                yield _Kernel(node, (node,))
+            elif unit.nodes[-1] is node:
+                yield _Kernel(unit.main, unit.nodes)
+
+    def _rule(self, kernel: _Kernel) -> OpRule | None:
+        rule = self.scheme.rule(kernel.main, self.setting)
+        if rule is None:
+            return None
+        for node in kernel.nodes:
+            for name in {node.name, *(v.name for v in node.outputs)}:
+                if name in self.keep:
+                    self.made.kept[node_name(kernel.main)] = self.keep[name]
+                    return None
+        return rule
+
+    def _activations(self, kernel: _Kernel, rule: OpRule) -> None:
+        node = kernel.main
+        uses = list(self._inputs(kernel, rule))
+        inputs = [u for u in uses if not is_constant(_read(u))]
+        if any(_read(u).name in self.taken for u in inputs) or not inputs:
+            return
+        if rule.follow and not all(_read(u).name in self.stored for u in inputs):
+            return
+        if rule.follow and not any(self._read_stored(v) for v in kernel.nodes[-1].outputs):
+            return  # nobody goes on in integers: the tail of a network keeps its precision
+        if any(not _float(_read(u)) for u in inputs):
+            return
+        if rule.weight is not None and not self._constant(node, rule.weight):
+            inputs.append((node, rule.weight))  # a product of two activations
+        if rule.skip_only and len(inputs) > 1:
+            inputs = [u for u in inputs if not self._computed(_read(u))] or inputs
+        kind = rule.activations or self.scheme.activations
+        assert kind is not None  # static schemes have activations
+        for use in inputs:
+            self._ask(use, kind)
+        self.made.quantized.append(node_name(node))
+        if rule.weight is not None and self._constant(node, rule.weight):
+            self._weight(node, rule)
+        for use in uses:
+            if is_constant(_read(use)) and use[1] not in (rule.weight, rule.bias):
+                self.made.weights.append(WeightSite(*use, replace_kind(kind), None))
+        if rule.bias is not None and self._constant(node, rule.bias) and self.scheme.bias == "int32":
+            first = rule.inputs[0] if isinstance(rule.inputs, tuple) and rule.inputs else 0
+            if rule.weight is not None and self._constant(node, rule.weight):
+                self.made.biases.append(BiasSite(node, rule.bias, first, rule.weight))
+        self._outputs(kernel, rule, kind, inputs)
+
+    def _outputs(self, kernel: _Kernel, rule: OpRule, kind: QuantKind, inputs: list[Use]) -> None:
+        if rule.outputs == "never":
+            return
+        for v in kernel.nodes[-1].outputs:
+            if not v.name or not (v.uses() or v.is_graph_output()) or not _float(v):
+                continue
+            if rule.outputs == "if_read" and not self._read_stored(v):
+                continue
+            site = self._site(v, self.kinds.get(node_name(kernel.main), kind))
+            site.uses = None
+            site.fixed = rule.fixed or site.fixed
+            site.range = rule.range or site.range
+            self.stored.add(v.name)
+            if rule.share:
+                self.made.merge([v.name, *(n for u in inputs if (n := _read(u).name) in self.made.activations)])
+
+    def _read_stored(self, v: ir.Value) -> bool:
+        """Whether a kernel that asks for integers by itself reads the value, directly or through ops that follow."""
+        if v not in self._reads:
+            self._reads[v] = False  # until known; graphs have no cycles
+            self._reads[v] = self._looks_stored(v)
+        return self._reads[v]
+
+    def _looks_stored(self, v: ir.Value) -> bool:
+        for user, _ in v.uses():
+            unit = self.units.of.get(user)
+            main = unit.main if unit is not None else user
+            rule = self.scheme.rule(main, self.setting)
+            if rule is None or node_name(main) in self.keep:
+                continue
+            if not rule.follow:
+                return True
+            last = unit.nodes[-1] if unit is not None else user
+            if any(self._read_stored(out) for out in last.outputs):
+                return True
+        return False
+
+    def _computed(self, v: ir.Value) -> bool:
+        """Whether a quantised kernel with a weight computes the value."""
+        producer = v.producer()
+        if producer is None:
+            return False
+        unit = self.units.of.get(producer)
+        main = unit.main if unit is not None else producer
+        rule = self.scheme.rule(main, self.setting)
+        return rule is not None and rule.weight is not None and node_name(main) in self.made.quantized
+
+    def _inputs(self, kernel: _Kernel, rule: OpRule) -> Iterator[Use]:
+        """The activations that enter: those the rule lists at the main node, and what other nodes of the unit read."""
+        for i, v in enumerate(kernel.main.inputs):
+            if v is not None and (rule.inputs == "all" or i in rule.inputs):
+                yield kernel.main, i
+
+    def _ask(self, use: Use, kind: QuantKind) -> None:
+        site = self._site(_read(use), kind)
+        if site.uses is not None:
+            site.uses.add(use)
+
+    def _site(self, v: ir.Value, kind: QuantKind) -> ActivationSite:
+        name = v.name or ""
+        if name not in self.made.activations:
+            self.made.activations[name] = ActivationSite(kind, len(self.made.activations))
+        return self.made.activations[name]
+
+    def _weight(self, node: ir.Node, rule: OpRule) -> None:
+        assert rule.weight is not None  # callers ask
+        kind = rule.weights or self.scheme.weights
+        shape = static_shape(node.inputs[rule.weight])
+        rank = len(shape) if shape is not None else 0
+        axis = rule.axis % rank if rule.axis is not None and rank and kind.per != "tensor" else None
+        block = rule.block_axis % rank if rule.block_axis is not None and rank and kind.per == "block" else None
+        self.made.weights.append(WeightSite(node, rule.weight, kind, axis, block))
+
+    def _constant(self, node: ir.Node, i: int) -> bool:
+        return i < len(node.inputs) and is_constant(node.inputs[i])
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A unit, or a node of its own."""
+
+    main: ir.Node
+    nodes: tuple[ir.Node, ...]
+
+
+def replace_kind(kind: QuantKind) -> QuantKind:
+    """The kind for a constant read where an activation is expected: stored the same way, for the tensor as a whole."""
+    return kind.model_copy(update={"per": "tensor", "block": None})
+
+
+def _read(use: Use) -> ir.Value:
+    value = use[0].inputs[use[1]]
+    assert value is not None  # uses are made of inputs that are given
+    return value
+
+
+def _float(v: ir.Value) -> bool:
+    return v.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
