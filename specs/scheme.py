@@ -28,6 +28,9 @@ class QuantKind(Model):
     )
     power_of_two: bool = Field(False, description="whether scales are powers of two")
     zero_in_range: bool = Field(True, description="whether 0 must be stored exactly (padding needs it)")
+    nonzero: bool = Field(
+        False, description="whether the zero point must not be 0: it means something else to the target's compiler"
+    )
 
     @model_validator(mode="after")
     def _block_where_needed(self) -> QuantKind:
@@ -56,7 +59,7 @@ class OpRule(Model):
     )
     share: bool = Field(False, description="whether inputs and outputs must have one scale and zero point")
     follow: bool = Field(
-        False, description="whether the op is quantised only where its inputs are already: data movement"
+        False, description="whether the op is quantised only between others that are: additions, pooling, data movement"
     )
     skip_only: bool = Field(
         False, description="of two inputs, leave the one alone that a quantised kernel computes (residual additions)"
@@ -67,6 +70,15 @@ class OpRule(Model):
     weights: QuantKind | None = Field(None, description="other weights than the scheme's")
     when: When | None = Field(None, description="conditions on the node; the rule is skipped where they do not hold")
     evidence: Text | None = None
+
+
+class FloatOp(Model):
+    """Why an op must not be between Q and DQ: what the target's compiler or device makes of it then."""
+
+    reason: Text
+    hint: Text | None = Field(None, description="what the user can do about it")
+    when: When | None = Field(None, description="conditions on the node")
+    fatal: bool = Field(False, description="whether the model cannot be compiled or run then, not just badly")
 
 
 class Scheme(Model):
@@ -81,6 +93,19 @@ class Scheme(Model):
     bias: Literal["int32", "float"] = "int32"
     opset: Annotated[int, Field(ge=13)] = Field(13, description="the oldest opset whose Q/DQ nodes can say this")
     ops: dict[str, tuple[OpRule, ...]]
+    float_ops: dict[str, tuple[FloatOp, ...]] = Field(
+        {}, description="ops that must not read and write integers, by op type; others without a rule may"
+    )
+    activation_dtypes: tuple[QuantDType, ...] = Field(
+        (), description="other element types of activations the target reads, in models that come quantised"
+    )
+    weight_dtypes: tuple[QuantDType, ...] = Field((), description="other element types of weights the target reads")
+    integer_ops: bool = Field(
+        False, description="whether the target reads QLinearConv, MatMulInteger, DynamicQuantizeLinear and the like"
+    )
+    tolerates: tuple[Text, ...] = Field(
+        (), description="rules of the linter whose breach the target's compiler takes: warnings, not errors"
+    )
     units: tuple[UnitSpec, ...] = Field(
         (),
         description="what becomes one integer kernel, or the op table whose units these are: nothing inside is quantised",

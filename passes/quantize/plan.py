@@ -1,8 +1,8 @@
 """Where Q/DQ go: decided from the target's scheme before anything runs, changed by nobody afterwards.
 
 Nodes are visited in execution order. An op that computes (Conv, MatMul) asks for its inputs in integers; an op that
-follows (pooling, data movement, additions) is quantised only where all it reads is quantised already: it would gain
-nothing from going back and forth. Nor is it where no op that computes comes after it: the tail stays in float. Units are one kernel: the rule of the main node applies to what enters and leaves.
+follows (pooling, data movement, additions) is quantised only where something it reads is quantised already: otherwise it
+would gain nothing. Nor is it where no op that computes comes after it: the tail stays in float. Units are one kernel: the rule of the main node applies to what enters and leaves.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class _Planner:
         inputs = [u for u in uses if not is_constant(_read(u))]
         if any(_read(u).name in self.taken for u in inputs) or not inputs:
             return
-        if rule.follow and not all(_read(u).name in self.stored for u in inputs):
+        if rule.follow and not any(_read(u).name in self.stored for u in inputs):
             return
         if rule.follow and not any(self._read_stored(v) for v in kernel.nodes[-1].outputs):
             return  # nobody goes on in integers: the tail of a network keeps its precision

@@ -102,7 +102,7 @@ class Quantize(Pass):
 
     def _statistics(self, graph: Graph, plan: Plan, ctx: PassContext) -> Statistics:
         from edgec.quantization.observe import observe
-        from edgec.quantization.statistics import Statistics, review
+        from edgec.quantization.statistics import Statistics
 
         values = [name for name, site in plan.activations.items() if site.fixed is None]
         if self.ranges:
@@ -119,7 +119,6 @@ class Quantize(Pass):
         if missing:
             what = f"{self.ranges} has no ranges of {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"
             raise error("EC0873", what, hint="it was made with another model or pipeline: calibrate again")
-        review(statistics, ctx.diagnostics)
         return statistics
 
     def _hazards(
@@ -131,6 +130,7 @@ class Quantize(Pass):
     def _activation_params(self, plan: Plan, statistics: Statistics) -> dict[str, QuantParams]:
         """Parameters by value; one choice for each group."""
         from edgec.quantization.ranges import choose_range
+        from edgec.quantization.sketch import TensorSketch
 
         out: dict[str, QuantParams] = {}
         for names in plan.groups:
@@ -144,9 +144,7 @@ class Quantize(Pass):
             elif known is not None:
                 p = params_of_range(*known, kind)
             else:
-                sketch = statistics.tensors[names[0]]
-                for name in names[1:]:
-                    sketch = sketch.merge(statistics.tensors[name])
+                sketch = TensorSketch.group(statistics.tensors[n] for n in names)
                 low, high = choose_range(sketch, kind, self.method, percentile=self.percentile)
                 p = params_of_range(low, high, kind)
             out.update(dict.fromkeys(names, p))
