@@ -36,8 +36,8 @@ def observe(
 ) -> Statistics:
     """Run `samples` through `graph` and return what was seen of `values`: names of the main graph, inputs included.
 
-    `per_channel`: values whose channels are told apart too; a mapping names the axis, otherwise it is 1 for rank 4 and
-    more, the last for less. `histogram`: False keeps extremes only. `into`: statistics of the same graph to continue.
+    `per_channel`: values whose channels are told apart too. A mapping names the axis; otherwise it is 1 for rank 4 and
+    more, the last for less, and values of rank 0, 1 or unknown are left out. `histogram`: False keeps extremes only. `into`: statistics of the same graph to continue.
     `progress`: called with the number of samples done. The graph is not changed.
 
     Raises:
@@ -93,7 +93,7 @@ class _Probes:
             highs.append(self._node("ReduceMax", [flat], keepdims=1))
             if histogram:
                 self._samples[name] = self._output(self._sampled(name, v, flat))
-            if name in axes:
+            if name in axes and (axes[name] is not None or (v.shape is not None and v.shape.rank() > 1)):
                 self._channels[name] = self._by_channel(name, x, axes[name])
         self._low = self._output(self._node("Concat", lows, axis=0))
         self._high = self._output(self._node("Concat", highs, axis=0))

@@ -158,9 +158,9 @@ def _least_squares(sketch: TensorSketch, kind: QuantKind) -> tuple[float, float]
     a = b = 1.0
     for _ in range(2):
         if high > 0:
-            b = _search(lambda r, a=a: _error(values, counts, np.full(r.shape, low * a), high * r, kind))  # type: ignore[misc]
+            b = _search(lambda r, a=a: _error(values, counts, np.full(r.shape, low * a), high * r, kind))
         if low < 0:
-            a = _search(lambda r, b=b: _error(values, counts, low * r, np.full(r.shape, high * b), kind))  # type: ignore[misc]
+            a = _search(lambda r, b=b: _error(values, counts, low * r, np.full(r.shape, high * b), kind))
     return low * a, high * b
 
 

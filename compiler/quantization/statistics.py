@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgec.diagnostics import Location, error
+from edgec.diagnostics import Diagnostics, Location, error
 from edgec.quantization.sketch import TensorSketch
 
 Array = npt.NDArray[Any]
@@ -115,10 +116,79 @@ class Statistics:
                 samples=int(data["samples"]),
                 tensors={str(name): TensorSketch.from_json(s) for name, s in data["tensors"].items()},
                 per_channel={
-                    str(name): ChannelRange(int(c["axis"]), np.float32(c["low"]), np.float32(c["high"]))
+                    str(name): ChannelRange(
+                        int(c["axis"]), np.asarray(c["low"], np.float32), np.asarray(c["high"], np.float32)
+                    )
                     for name, c in data["per_channel"].items()
                 },
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as e:
             text = f"it has no {e}" if isinstance(e, KeyError) else " ".join(str(e).split())
             raise error("EC0720", f"cannot read the calibration: {text}", where, "calibrate again") from None
+
+
+FEW_SAMPLES = 16
+"""Fewer than this are always worth a warning."""
+
+_STILL_MOVING = 0.05
+"""Growth of a tensor's range over the last doubling of the samples that counts as movement."""
+
+_SATURATED = 0.02
+"""Part of a tensor's elements in the topmost bucket, not at zero, that counts as saturation."""
+
+
+def review(stats: Statistics, notes: Diagnostics, *, where: Location | None = None) -> None:
+    """Say what is wrong with the data or the model, as far as its tensors show: EC0722 to EC0726."""
+    place = where or Location()
+    tensors = {name: s for name, s in stats.tensors.items() if not s.empty}
+    bad = [n for n, s in stats.tensors.items() if s.not_finite or math.isinf(s.low) != s.empty]
+    if bad:
+        what = f"{_some(bad)} took values that are NaN or infinite: their ranges mean nothing"
+        notes.warn("EC0722", what, place, "run `edgec compare` on the model and a sample to see where they begin")
+    dead = [n for n, s in tensors.items() if s.low == s.high == 0]
+    if dead:
+        what = f"{_some(dead)} {_was(dead)} zero in all {stats.samples} samples: nothing is known of the range"
+        notes.warn("EC0723", what, place, "add samples that exercise that part of the model")
+    constant = [n for n, s in tensors.items() if s.constant and s.low != 0]
+    if constant:
+        what = f"{_some(constant)} had one value in all {stats.samples} samples"
+        notes.note("EC0724", what, place, "if it is no constant of the model, add samples that differ")
+    full = [n for n, s in tensors.items() if not s.constant and s.high > 0 and s.share_at(s.high) > _SATURATED]
+    if full:
+        what = f"more than {_SATURATED:.0%} of the values of {_some(full)} are at the upper limit"
+        notes.note(
+            "EC0725", what, place, "a clamp that is hit as often as this is either meant or a wrong normalisation"
+        )
+    _enough(stats, tensors, notes, place)
+
+
+def _enough(stats: Statistics, tensors: dict[str, TensorSketch], notes: Diagnostics, place: Location) -> None:
+    moving = [n for n, s in tensors.items() if last_growth(s) > _STILL_MOVING]
+    few = 0 < stats.samples < FEW_SAMPLES
+    if not few and len(moving) * 2 <= len(tensors):
+        return
+    known = (
+        f"; the ranges of {len(moving)} of {len(tensors)} tensors still grew over the last half of them"
+        if moving
+        else ""
+    )
+    what = f"{stats.samples} calibration sample{'s are' if stats.samples != 1 else ' is'} too few to be sure of ranges"
+    notes.warn("EC0726", what + known, place, "100 to 500 samples that differ are usual")
+
+
+def last_growth(sketch: TensorSketch) -> float:
+    """How much wider the range has become since about half of the samples, as a part of its width; 0 for one sample."""
+    before = [(low, high) for n, low, high in sketch.growth if n * 2 <= sketch.samples]
+    if not before:
+        return 0.0
+    low, high = before[-1]
+    width = sketch.high - sketch.low
+    return (width - (high - low)) / width if width > 0 else 0.0
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more tensors" if len(names) > 4 else "")
+
+
+def _was(names: list[str]) -> str:
+    return "was" if len(names) == 1 else "were"
