@@ -109,4 +109,9 @@ def params_of_range(low: Array | float, high: Array | float, kind: QuantKind, ax
     scale = np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
     if not kind.symmetric:
         zero = np.clip(np.rint(qmin - lo / scale), qmin, qmax).astype(np.int32)
+        if kind.nonzero and (zero == 0).any():
+            other = -1 if qmin < 0 else 1
+            wider = np.maximum(-lo / (other - qmin), hi / (qmax - other)).astype(np.float32)
+            scale = np.where(zero == 0, np.maximum(scale, wider), scale)
+            zero = np.where(zero == 0, other, zero).astype(np.int32)
     return QuantParams(scale, zero, kind.dtype, axis if scale.ndim else None, narrow=kind.narrow)

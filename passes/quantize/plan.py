@@ -246,9 +246,16 @@ class _Planner:
 
     def _inputs(self, kernel: _Kernel, rule: OpRule) -> Iterator[Use]:
         """The activations that enter: those the rule lists at the main node, and what other nodes of the unit read."""
-        for i, v in enumerate(kernel.main.inputs):
-            if v is not None and (rule.inputs == "all" or i in rule.inputs):
-                yield kernel.main, i
+        inner = {v for n in kernel.nodes for v in n.outputs}
+        for node in kernel.nodes:
+            for i, v in enumerate(node.inputs):
+                if v is None or v in inner:
+                    continue
+                if node is kernel.main:
+                    if rule.inputs == "all" or i in rule.inputs:
+                        yield node, i
+                elif _float(v) and not is_constant(v):
+                    yield node, i
 
     def _ask(self, use: Use, kind: QuantKind) -> None:
         site = self._site(_read(use), kind)
