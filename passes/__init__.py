@@ -57,6 +57,7 @@ _OPTIMIZE: dict[str, str] = {
 }
 
 _QUANTIZE: dict[str, str] = {
+    "qoperator-to-qdq": "QoperatorToQdq",
     "quantize": "Quantize",
 }
 

@@ -1,0 +1,80 @@
+"""Ops on integers become float ops between DequantizeLinear and QuantizeLinear: the form every pass and target reads.
+
+* ONNX: QLinearConv, QLinearMatMul; ConvInteger and MatMulInteger with the Cast and Mul that scale them;
+* ONNX Runtime's (`com.microsoft`): QLinearAdd, Mul, Concat, Where, Sigmoid, LeakyRelu, Softmax, AveragePool,
+  GlobalAveragePool, ReduceMean; QGemm, MatMulIntegerToFloat, DynamicQuantizeMatMul; MatMulNBits;
+* data movement on integers (MaxPool, Reshape, Transpose ...) between them.
+
+**Numbers.** Stored values stay the stored values, weights are not rounded again. Sums that were computed in integers are
+computed in float, so a result that falls on the middle between two steps may come out one step apart.
+
+**Ranges taken at run time** (DynamicQuantizeLinear): float activations, by default; the weights stay as they are stored.
+`dynamic=ranges` keeps DynamicQuantizeLinear, followed by DequantizeLinear.
+
+What is left of the integer ops is told in a note (EC0790) with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from edgec.diagnostics import Location
+from edgec.graph import Graph
+from edgec.passes.quantize.quantized_input import CONTRIB, DYNAMIC_OPS, PACKED_OPS, STATIC_OPS
+from edgec.pipeline import Pass, PassContext, PassResult, rewrite_result
+
+if TYPE_CHECKING:
+    from edgec.pipeline import Contract
+
+_LISTED = 4
+
+
+@dataclass(frozen=True)
+class QoperatorToQdq(Pass):
+    """`dynamic`: what becomes of ranges taken at run time: "weights" drops them, "ranges" keeps them."""
+
+    dynamic: Literal["weights", "ranges"] = "weights"
+
+    name: ClassVar[str] = "qoperator-to-qdq"
+    contract: ClassVar[Contract] = "lossy"
+
+    def run(self, graph: Graph, ctx: PassContext) -> PassResult:
+        from edgec.passes.quantize.contrib_rules import CONTRIB_RULES
+        from edgec.passes.quantize.dynamic_rules import DROP_RANGES, DYNAMIC_RULES
+        from edgec.passes.quantize.integer_rules import INTEGER_RULES
+
+        rules = INTEGER_RULES + CONTRIB_RULES + DYNAMIC_RULES
+        if not any(_converted(n.domain, n.op_type) for n in graph.nodes()):
+            return PassResult(False)
+        result = rewrite_result(rules.apply(graph), ctx)
+        stats, changed = dict(result.stats), result.changed
+        if self.dynamic == "weights":
+            dropped = rewrite_result(DROP_RANGES.apply(graph), ctx)
+            stats |= dropped.stats
+            changed |= dropped.changed
+        _tell_left(graph, ctx, [r.name for r in rules.rules])
+        if changed and CONTRIB in graph.model.opset_imports and all(n.domain != CONTRIB for n in graph.nodes()):
+            del graph.model.opset_imports[CONTRIB]
+        return PassResult(changed, stats)
+
+
+def _converted(domain: str, op: str) -> bool:
+    return domain in ("", "ai.onnx", CONTRIB) and (op in STATIC_OPS or op in DYNAMIC_OPS or op in PACKED_OPS)
+
+
+def _tell_left(graph: Graph, ctx: PassContext, rules: Sequence[str]) -> None:
+    left = [n for n in graph.nodes() if _converted(n.domain, n.op_type) and n.op_type != "DynamicQuantizeLinear"]
+    if not left:
+        return
+    reasons = {node: why for name in rules for node, why in ctx.rejections.get(name, {}).items()}
+    told = [f"{n.op_type} {n.name or n.outputs[0].name} ({_why(n.name or n.outputs[0].name, reasons)})" for n in left]
+    what = ", ".join(told[:_LISTED]) + (f" and {len(told) - _LISTED} more" if len(told) > _LISTED else "")
+    ctx.diagnostics.note(
+        "EC0790", f"{len(left)} ops on integers stay as they are: {what}", Location(graph.source, node=left[0].name)
+    )
+
+
+def _why(node: str | None, reasons: dict[str, str]) -> str:
+    return reasons.get(node or "", "no rule knows this form")
