@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgec.cli import options as o
 from edgec.cli.app import single
 from edgec.cli.console import Console
+
+if TYPE_CHECKING:
+    from edgec.diagnostics import Diagnostics
+    from edgec.graph import Graph
+    from edgec.layer_errors import LayerErrors
+    from edgec.samples import Samples
 
 app = single()
 
@@ -19,9 +25,21 @@ def compare_command(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="The model taken as right.")],
     other: Annotated[Path, typer.Argument(metavar="OTHER", help="The model compared with it.")],
     samples: Annotated[
-        str | None, typer.Option("--samples", metavar="DATA", help="Inputs; without them 4 generated ones.")
+        str | None,
+        typer.Option("--samples", "--calib", metavar="DATA", help="Inputs; without them 4 generated ones."),
     ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Every value both models have by name.")] = False,
+    layers: Annotated[
+        bool | None,
+        typer.Option(
+            "--layers/--no-layers",
+            help="What each layer adds and inherits; default where one of the models is quantised.",
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=0, help="Layers to print; 0 is all.")] = 20,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw the layers' errors into this file.")
+    ] = None,
     min_sqnr: Annotated[
         float | None, typer.Option("--min-sqnr", metavar="DB", help="Exit code 3 if an output is below.")
     ] = None,
@@ -38,11 +56,13 @@ def compare_command(
     verbose: o.Verbose = False,
 ) -> int:
     """Run two ONNX models on the same inputs (ONNX Runtime, its optimiser off) and compare their outputs: SQNR, cosine,
-    greatest error, top-1 agreement. With --layers also everything inside that has the same name in both."""
+    greatest error, top-1 agreement. Of quantised models, or with --layers, also what each layer adds itself (fed with the
+    reference's values) and what it inherits, for values that have the same name in both."""
     from edgec.cli import OK, VERIFICATION
-    from edgec.compare import Comparison, compare, compare_layers
+    from edgec.compare import Comparison, compare
     from edgec.diagnostics import Diagnostics
     from edgec.graph import Graph
+    from edgec.layer_errors import layer_errors
     from edgec.runtime import Session
 
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -50,14 +70,67 @@ def compare_command(
     a, b = Graph.load(reference, diagnostics=found), Graph.load(other, diagnostics=found)
     pre = o.preprocess(mean=mean, std=std, scale=scale, resize=resize, crop=crop, fit=fit, layout=layout, colour=colour)
     data = o.samples(samples, a, pre, diagnostics=found)
-    result = compare_layers(a, b, data) if layers else compare(Session(a).run_all(data), Session(b).run_all(data))
+    result = compare(Session(a).run_all(data), Session(b).run_all(data))
     console.line(f"{other} against {reference} on {data.describe}", "title")
     console.table(Comparison.COLUMNS, result.table())
-    for name, why in result.skipped.items():
-        console.line(f"  not compared: {name}: {why}", "dim")
-    console.data({**result.to_json(), "source": data.describe, "generated": data.generated})
+    document = {**result.to_json(), "source": data.describe, "generated": data.generated}
+    if layers or plot is not None or (layers is None and (_quantised(a) or _quantised(b))):
+        errors = layer_errors(a, b, data) if layers or plot is not None else _layers_if_any(a, b, data, found)
+        if errors is not None:
+            _print_layers(console, errors, top)
+            document["layer_errors"] = errors.to_json()
+            if plot is not None:
+                _write_plot(plot, errors, f"{other.name} against {reference.name}")
+                console.line(f"{plot}: drawn", "dim")
+    console.data(document)
     console.diagnostics(found)
     if min_sqnr is not None and result.worst_sqnr_db < min_sqnr:
         console.line(f"{result.worst_sqnr_db:.1f} dB is below the {min_sqnr:g} dB asked for", "error")
         return VERIFICATION
     return OK
+
+
+def _quantised(graph: Graph) -> bool:
+    return any(n.op_type == "DequantizeLinear" for n in graph.model.graph)
+
+
+def _layers_if_any(a: Graph, b: Graph, data: Samples, found: Diagnostics) -> LayerErrors | None:
+    """Layers nobody asked for: models without common values inside are no mistake."""
+    from edgec.diagnostics import EdgecError
+    from edgec.layer_errors import layer_errors
+
+    try:
+        return layer_errors(a, b, data)
+    except EdgecError as e:
+        if [d.code for d in e.diagnostics] != ["EC0833"]:
+            raise
+        found.note("EC0833", e.diagnostics[0].message)
+        return None
+
+
+def _print_layers(console: Console, errors: LayerErrors, top: int) -> None:
+    rows = errors.table(top or None)
+    console.line()
+    if rows:
+        console.line("layers by the error they add themselves", "heading")
+        console.table(errors.COLUMNS, rows)
+    with_error = len(errors.by_own_error())
+    if with_error > len(rows):
+        console.line(f"  and {with_error - len(rows)} more (--top 0)", "dim")
+    exact = len(errors.layers) - with_error
+    if exact:
+        console.line(f"  {exact} layers add no error", "dim")
+    born = errors.born
+    if born is not None:
+        what = f"{born.name} ({born.op_type}) adds most: {born.own_db:.1f} dB, mostly from its {born.cause}"
+        console.line(what, "title")
+    for name, why in errors.skipped.items():
+        console.line(f"  not compared: {name}: {why}", "dim")
+
+
+def _write_plot(path: Path, errors: LayerErrors, title: str) -> None:
+    from edgec.layer_plot import layer_plot
+    from edgec.output import writing
+
+    with writing(path):
+        path.write_text(layer_plot(errors, title), encoding="utf-8")
