@@ -82,8 +82,8 @@ def _dequantized(quantizer: ir.Node) -> Iterator[ir.Value]:
 def measuring_graph(other: Graph, sites: Sequence[Site], kinds: Mapping[str, str]) -> Graph:
     """`other` as it is and once more cut open at `sites`, with the sums of squares as its only outputs."""
     whole, cut = other.clone(), other.clone()
-    here = _samesites_of(whole, sites)
-    open_ = _samesites_of(cut, sites)
+    here = _same_sites(whole, sites)
+    open_ = _same_sites(cut, sites)
     g = whole.model.graph
     references: dict[str, ir.Value] = {}
     for s in open_:
@@ -103,7 +103,7 @@ def measuring_graph(other: Graph, sites: Sequence[Site], kinds: Mapping[str, str
     return whole
 
 
-def _samesites_of(copy: Graph, sites: Sequence[Site]) -> list[Site]:
+def _same_sites(copy: Graph, sites: Sequence[Site]) -> list[Site]:
     """`sites` in a copy of their graph, where values have the same names."""
     g = copy.model.graph
     values = {v.name: v for v in [*g.inputs, *(v for node in g for v in node.outputs)]}
