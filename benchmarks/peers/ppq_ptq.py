@@ -1,4 +1,4 @@
-"""esp-ppq, or ppq where that is what is installed: default setting, per channel, exported as Q/DQ. Option equalize=1."""
+"""esp-ppq, or ppq where that is what is installed: per channel, exported as Q/DQ. Options platform=..., equalize=1."""
 
 import harness  # isort: skip  (starts the clock)
 
@@ -22,7 +22,7 @@ def quantize(job: harness.Job) -> None:
         calib_steps=len(samples),
         input_shape=list(samples[0].shape),
         setting=setting,
-        platform=ppq.TargetPlatform.TRT_INT8,  # its per-channel platform; the exporter below writes ONNX Q/DQ
+        platform=ppq.TargetPlatform[job.options.get("platform", "ONNXRUNTIME")],
         device="cpu",
     )
     api.export_ppq_graph(graph, platform=ppq.TargetPlatform.ONNXRUNTIME, graph_save_to=str(job.out))

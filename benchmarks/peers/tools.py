@@ -29,6 +29,7 @@ TOOLS: dict[str, Tool] = {
     "nncf": Tool("nncf_ptq", "nncf"),
     "nncf-mixed": Tool("nncf_ptq", "nncf", {"preset": "mixed"}, default=False),
     "esp-ppq": Tool("ppq_ptq", "espppq"),
+    "esp-ppq-trt": Tool("ppq_ptq", "espppq", {"platform": "TRT_INT8"}, default=False),
     "ppq": Tool("ppq_ptq", "ppq"),
     "modelopt": Tool("modelopt_ptq", "modelopt"),
     "modelopt-max": Tool("modelopt_ptq", "modelopt", {"method": "max"}, default=False),
