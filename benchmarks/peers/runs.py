@@ -141,6 +141,8 @@ class Runs:
         (folder / "log.txt").write_text(done.stdout + "\n--- stderr ---\n" + done.stderr)
         if done.returncode or not out.exists():
             return {"failed": last_line(done.stderr) or f"exit status {done.returncode}", "seconds": seconds}
+        if not quantizes(out):
+            return {"failed": "wrote a model in which nothing is quantised", "seconds": seconds}
         measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return {
             **measured,
@@ -188,6 +190,11 @@ def kernels(model: Path) -> dict[str, int]:
     for node in onnx.load(model, load_external_data=False).graph.node:
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
     return counts
+
+
+def quantizes(model: Path) -> bool:
+    """Whether any activation becomes an integer: weights may have been stored as integers before."""
+    return any(("Quantize" in k and not k.startswith("Dequantize")) or "QLinear" in k for k in kernels(model))
 
 
 def last_line(text: str) -> str:
