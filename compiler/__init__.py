@@ -31,6 +31,7 @@ __all__ = [
     "check",
     "compile",
     "hookimpl",
+    "quantize",
 ]
 
 _HOME = {
@@ -50,6 +51,7 @@ _HOME = {
     "Target": "target",
     "compile": "api",
     "hookimpl": "hookspecs",
+    "quantize": "quantizing",
 }
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from edgec.pipeline import PassManager as PassManager
     from edgec.pipeline import PassResult as PassResult
     from edgec.plugins import Registry as Registry
+    from edgec.quantizing import quantize as quantize
     from edgec.report import Report as Report
     from edgec.target import Artifact as Artifact
     from edgec.target import Target as Target

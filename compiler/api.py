@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgec.recipe import Step
     from edgec.report import Report
     from edgec.samples import Preprocess, Samples
+    from edgec.specs.schema import Effort
     from edgec.toolchain import ToolchainManager
 
 DEFAULT_TARGET = "x86-64"
@@ -59,6 +60,7 @@ def compile(
     preprocess: Preprocess | None = None,
     input_shapes: Sequence[str] = (),
     pipeline: str | Sequence[Step] | None = None,
+    effort: Effort = "medium",
     options: Mapping[str, Any] | None = None,
     no_fallback: bool = False,
     min_sqnr: float | None = None,
@@ -81,6 +83,7 @@ def compile(
         preprocess: how images become inputs.
         input_shapes: "name=1x3x224x224", one an input; a lone shape for a model with one input.
         pipeline: replaces the target's own, as text or steps.
+        effort: how much time to spend on accuracy: "low", "medium" or "high", where the target makes a difference.
         options: the target's options.
         no_fallback: a node off the accelerator is an error.
         min_sqnr: dB every output must reach against the float model, else EC0820.
@@ -100,7 +103,7 @@ def compile(
         from edgec.compilation import Compilation
 
         compilation = Compilation(
-            model, chosen, precision, calibration, samples, preprocess, input_shapes, pipeline, dict(options or {}),
+            model, chosen, precision, calibration, samples, preprocess, input_shapes, pipeline, effort, dict(options or {}),
             no_fallback, min_sqnr, verify, instruments, registry, toolchains, notes, tell,
         )  # fmt: skip
         return compilation.run(folder, workdir, worker)

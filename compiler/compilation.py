@@ -31,6 +31,7 @@ from edgec.verify import FloatModel, verify_artifact
 if TYPE_CHECKING:
     from edgec.output import OutputFolder
     from edgec.placement import Placement
+    from edgec.specs.schema import Effort
     from edgec.toolchain import ToolchainManager, Worker
 
 VERIFY_SAMPLES = 8
@@ -64,6 +65,7 @@ class Compilation:
     preprocess: Preprocess | None
     input_shapes: Sequence[str]
     pipeline: str | Sequence[Step] | None
+    effort: Effort
     options: Mapping[str, Any]
     no_fallback: bool
     min_sqnr: float | None
@@ -86,7 +88,7 @@ class Compilation:
         with clock("passes"):
             tell("passes")
             lowered = lower(
-                graph, self.target, self.precision, input_shapes=self.input_shapes, pipeline=self.pipeline,
+                graph, self.target, self.precision, input_shapes=self.input_shapes, pipeline=self.pipeline, effort=self.effort,
                 verify=self.verify, instruments=self.instruments, registry=self.registry, ctx=ctx,
             )  # fmt: skip
         with clock("placement"):
@@ -163,6 +165,7 @@ class Compilation:
         return {
             "input_shapes": list(self.input_shapes),
             "preprocess": self.preprocess.options() if self.preprocess is not None else {},
+            "effort": self.effort,
             "no_fallback": self.no_fallback,
             "min_sqnr": self.min_sqnr,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgec.diagnostics import error
 from edgec.graph import Graph
@@ -12,6 +12,9 @@ from edgec.pipeline import Instrument, PassContext, PassManager, PassRecord
 from edgec.plugins import Registry
 from edgec.recipe import Step, build_passes, parse_pipeline, pipeline_text
 from edgec.target import Target
+
+if TYPE_CHECKING:
+    from edgec.specs.schema import Effort
 
 Verify = Literal["none", "structure", "each"]
 
@@ -36,6 +39,7 @@ def lower(
     *,
     input_shapes: Sequence[str] = (),
     pipeline: str | Sequence[Step] | None = None,
+    effort: Effort = "medium",
     verify: Verify = "none",
     instruments: Sequence[Instrument] = (),
     registry: Registry,
@@ -48,7 +52,7 @@ def lower(
         offered = ", ".join(spec.precisions)
         raise error("EC0102", f"{target.name} does not offer precision {precision!r}", hint=f"it offers {offered}")
     ctx.target, ctx.precision = spec, precision
-    steps = target.pipeline(precision) if pipeline is None else pipeline
+    steps = target.pipeline(precision, effort) if pipeline is None else pipeline
     steps = parse_pipeline(steps) if isinstance(steps, str) else list(steps)
     if input_shapes:
         steps = [{"freeze-shapes": {"shapes": list(input_shapes)}}, *steps]

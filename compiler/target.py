@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgec.placement import ActualPlacement, Placement
     from edgec.recipe import Step
     from edgec.samples import Samples
-    from edgec.specs.schema import TargetSpec
+    from edgec.specs.schema import Effort, TargetSpec
     from edgec.toolchain import ToolchainManager, Worker
 
     Arrays = dict[str, npt.NDArray[np.generic]]
@@ -118,9 +118,9 @@ class Target(ABC):
 
         return builtin_target(self.name)
 
-    def pipeline(self, precision: str) -> Sequence[Step]:
+    def pipeline(self, precision: str, effort: Effort = "medium") -> Sequence[Step]:
         """The steps that prepare a graph for this target at `precision`."""
-        return self.spec().pipeline(precision)
+        return self.spec().pipeline(precision, effort)
 
     def placement(self, graph: Graph, precision: str) -> Placement:
         """Who runs each node, and why: by the op table of the spec."""

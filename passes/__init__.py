@@ -58,6 +58,8 @@ _OPTIMIZE: dict[str, str] = {
 
 _QUANTIZE: dict[str, str] = {
     "qoperator-to-qdq": "QoperatorToQdq",
+    "canonical-qdq": "CanonicalQdq",
+    "dequantize": "Dequantize",
     "quantize": "Quantize",
 }
 

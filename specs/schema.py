@@ -28,6 +28,9 @@ __all__ = [
     "json_schema", "load_spec",
 ]  # fmt: skip
 
+Effort = Literal["low", "medium", "high"]
+"""How much time to spend on accuracy."""
+
 StepSpec = str | dict[str, JsonValue]
 
 
@@ -61,6 +64,9 @@ class Precision(Model):
     weights: DType
     activations: DType
     pipeline: PipelineSpec = Field(description="a pipeline's name, or a pipeline written out")
+    efforts: dict[Literal["low", "high"], PipelineSpec] = Field(
+        {}, description="other pipelines: `low` for the fastest compile, `high` for the best accuracy"
+    )
     calibration: bool = Field(False, description="whether sample inputs are needed to choose ranges")
     quantization: Scheme | None = Field(
         None, description="a quantisation scheme's name, or a scheme written out: what Q/DQ the target reads"
@@ -120,13 +126,17 @@ class TargetSpec(Model):
         message = f"{self.name} has no precision {name!r}" + (f": {why}" if why else "")
         raise error("EC0403", message, hint=offered if why else did_you_mean(name, list(self.precisions), offered))
 
-    def pipeline(self, precision: str | None = None) -> list[str | Mapping[str, Any]]:
+    def pipeline(self, precision: str | None = None, effort: Effort = "medium") -> list[str | Mapping[str, Any]]:
         """The steps that prepare a graph for this target at a precision (by default the default one).
+
+        An effort for which there is no pipeline of its own gets the default pipeline.
 
         Raises:
             EdgecError: EC0403 as `precision`.
         """
-        return list(self.precision(precision)[1].pipeline.steps)
+        found = self.precision(precision)[1]
+        chosen = found.pipeline if effort == "medium" else found.efforts.get(effort, found.pipeline)
+        return list(chosen.steps)
 
 
 M = TypeVar("M", bound=Model)
@@ -138,6 +148,7 @@ _KINDS: Mapping[str, yaml_file.Kind] = {
         includes={
             ("op_table",): "op table",
             ("precisions", "*", "pipeline"): "pipeline",
+            ("precisions", "*", "efforts", "*"): "pipeline",
             ("precisions", "*", "quantization"): "scheme",
         },
     ),
@@ -255,7 +266,7 @@ def check_spec(source: str | os.PathLike[str], passes: Iterable[str] | None = No
         if isinstance(spec, PipelineSpec):
             pipelines[spec.name] = spec
         elif isinstance(spec, TargetSpec):
-            pipelines = {p.pipeline.name: p.pipeline for p in spec.precisions.values()}
+            pipelines = {q.name: q for p in spec.precisions.values() for q in (p.pipeline, *p.efforts.values())}
         for pipeline in pipelines.values():
             for name in step_names(pipeline.steps):
                 if name not in known:
@@ -315,9 +326,12 @@ def json_schema(cls: type[Model]) -> dict[str, Any]:
     schema["anyOf"] = [{"required": ["extends"]}, {"required": required}]
     for pattern in how.includes:
         owner = schema if len(pattern) == 1 else schema["$defs"]["Precision"]
-        inner = owner["properties"][pattern[-1]]
+        holder, key = owner["properties"], pattern[-1]
+        if key == "*":  # every entry of a mapping
+            holder, key = holder[pattern[-2]], "additionalProperties"
+        inner = holder[key]
         note = inner.pop("description", "")
-        owner["properties"][pattern[-1]] = {"anyOf": [{"type": "string"}, inner], "description": note}
+        holder[key] = {"anyOf": [{"type": "string"}, inner], "description": note}
     for name in how.rows:
         inner = properties[name]
         if isinstance(entry := inner.get("additionalProperties"), dict):

@@ -48,6 +48,7 @@ def compile_command(
     colour: o.Colour = None,
     option: o.TargetOptions = None,
     pipeline: o.PipelineText = None,
+    effort: o.EffortOption = "medium",
     no_fallback: o.NoFallback = False,
     min_sqnr: Annotated[
         float | None,
@@ -80,6 +81,7 @@ def compile_command(
         "preprocess": pre,
         "options": o.pairs(option, "--option"),
         "pipeline": pipeline,
+        "effort": effort if effort != "medium" else None,
         "no_fallback": no_fallback,
         "min_sqnr": min_sqnr,
     }

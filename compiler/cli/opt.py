@@ -62,7 +62,7 @@ def opt(
     records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
     graph.verify()
     if output is not None:
-        _spare_the_source(model, output)
+        spare_the_source(model, output)
         with writing(output):
             output.parent.mkdir(parents=True, exist_ok=True)
             graph.save(output)
@@ -90,7 +90,7 @@ def opt(
     return 0
 
 
-def _spare_the_source(model: Path, output: Path) -> None:
+def spare_the_source(model: Path, output: Path) -> None:
     """A model is often the only copy; the file's mode does not protect it, because the result is renamed into place."""
     from edgec.diagnostics import Location, error
 

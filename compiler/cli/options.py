@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -54,6 +54,10 @@ ToolchainPath = Annotated[
     typer.Option("--toolchain", metavar="NAME=PYTHON", help="Use an SDK that this Python interpreter has."),
 ]
 
+EffortOption = Annotated[
+    Literal["low", "medium", "high"],
+    typer.Option("--effort", help="Time spent on accuracy where the target quantises."),
+]
 PipelineText = Annotated[
     str | None,
     typer.Option("--pipeline", "-p", metavar="PASSES", help='Passes to run instead: "fold-bn,[fold-constants,cse]*".'),

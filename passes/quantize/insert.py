@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ class Inserter:
     def _values(self) -> list[ir.Value]:
         return [*self.g.inputs, *(v for n in self.g for v in n.outputs)]
 
-    def _pair(self, value: ir.Value, p: QuantParams, uses: list[tuple[ir.Node, int]], whole: bool) -> None:
+    def _pair(self, value: ir.Value, p: QuantParams, uses: Sequence[tuple[ir.Node, int]], whole: bool) -> None:
         name = value.name or ""
         public = whole and value.is_graph_output()
         if public:  # the output keeps its name: the value before the pair gets another

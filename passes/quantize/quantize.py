@@ -102,7 +102,7 @@ class Quantize(Pass):
 
     def _statistics(self, graph: Graph, plan: Plan, ctx: PassContext) -> Statistics:
         from edgec.quantization.observe import observe
-        from edgec.quantization.statistics import Statistics
+        from edgec.quantization.statistics import Statistics, review
 
         values = [name for name, site in plan.activations.items() if site.fixed is None]
         if self.ranges:
@@ -119,6 +119,7 @@ class Quantize(Pass):
         if missing:
             what = f"{self.ranges} has no ranges of {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"
             raise error("EC0873", what, hint="it was made with another model or pipeline: calibrate again")
+        review(statistics, ctx.diagnostics)
         return statistics
 
     def _hazards(

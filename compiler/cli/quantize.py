@@ -1,0 +1,130 @@
+"""`edgec quantize`: ONNX in, ONNX with Q/DQ out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgec.cli import options as o
+from edgec.cli.app import single
+from edgec.cli.console import Console
+
+if TYPE_CHECKING:
+    from edgec.quantizing import Quantized
+
+app = single()
+
+
+@app.command()
+def quantize(
+    model: o.Model,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the quantised ONNX file.")
+    ],
+    calib: o.Calib = None,
+    target: Annotated[str, typer.Option("--target", "-t", help="Whose scheme; `edgec targets`.")] = "x86-64",
+    precision: o.Precision = None,
+    scheme: Annotated[
+        str | None, typer.Option("--scheme", metavar="NAME", help="A scheme of edgec's, instead of the target's.")
+    ] = None,
+    effort: o.EffortOption = "medium",
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="Ranges: mse (default), minmax, moving-average, percentile or entropy."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", metavar="NODE", help="A node that stays in float; repeat for more.")
+    ] = None,
+    ranges: Annotated[
+        Path | None, typer.Option("--ranges", metavar="FILE", help="A calibration.json instead of --calib.")
+    ] = None,
+    save_ranges: Annotated[
+        Path | None, typer.Option("--save-ranges", metavar="FILE", help="Write what was observed, for --ranges.")
+    ] = None,
+    samples: o.SamplesOption = None,
+    input_shape: o.InputShape = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    scale: o.Scale = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    fit: o.Fit = None,
+    layout: o.Layout = None,
+    colour: o.Colour = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Quantise a model by the scheme of a target, without labels or training code, and compare it with the float model.
+
+    --calib gives inputs like those in use, prepared as in training; about 100 are enough for most networks.
+    """
+    from edgec.cli.opt import spare_the_source
+    from edgec.diagnostics import Diagnostics
+    from edgec.output import writing
+    from edgec.quantizing import quantize as run
+
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    spare_the_source(model, output)
+    pre = o.preprocess(mean=mean, std=std, scale=scale, resize=resize, crop=crop, fit=fit, layout=layout, colour=colour)
+    given = {"scheme": scheme, "method": method, "keep": keep, "ranges": str(ranges) if ranges else None}
+    found = Diagnostics()
+    try:
+        with console.progress() as tell:
+            result = run(
+                model, target=target, precision=precision, calibration=calib, samples=samples, preprocess=pre,
+                input_shapes=input_shape or (), effort=effort, diagnostics=found, progress=tell,
+                options={k: v for k, v in given.items() if v is not None},
+            )  # fmt: skip
+    except BaseException as e:
+        raised = {*getattr(e, "diagnostics", ())}
+        console.diagnostics(d for d in found if d not in raised)
+        raise
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        result.graph.save(output)
+    if save_ranges is not None and result.record is not None and result.record.statistics is not None:
+        with writing(save_ranges):
+            result.record.statistics.save(save_ranges)
+    console.diagnostics(found)
+    _show(result, model, output, console, quiet)
+    console.data(_data(result, model, output))
+    return 0
+
+
+def _show(result: Quantized, model: Path, output: Path, console: Console, quiet: bool) -> None:
+    if quiet:
+        console.line(str(output))
+        return
+    if result.record is None:
+        console.line("nothing was quantised: the scheme has no rule for what this model computes", "warning")
+        return
+    record = result.record
+    console.line(
+        f"{len(record.weights)} weights and {len(record.activations)} activations stored in integers by "
+        f"{record.scheme.name}; {len(record.kept)} kernels kept in float; {result.seconds:.1f} s"
+    )
+    for node, reason in record.kept.items():
+        console.line(f"  {node}: {reason}", "dim")
+    if result.comparison is not None:
+        console.table(result.comparison.COLUMNS, result.comparison.table())
+    before, after = model.stat().st_size, output.stat().st_size
+    console.line(f"written to {output}: {after / 1e6:.2f} MB, the float model has {before / 1e6:.2f} MB")
+
+
+def _data(result: Quantized, model: Path, output: Path) -> dict[str, Any]:
+    record = result.record
+    return {
+        "model": str(model),
+        "output": str(output),
+        "pipeline": result.pipeline,
+        "scheme": record.scheme.name if record is not None else None,
+        "weights": len(record.weights) if record is not None else 0,
+        "activations": len(record.activations) if record is not None else 0,
+        "kept": dict(record.kept) if record is not None else {},
+        "comparison": result.comparison.to_json() if result.comparison is not None else None,
+        "diagnostics": list(result.diagnostics),
+        "seconds": result.seconds,
+    }

@@ -1,0 +1,135 @@
+"""quantize(): a float model in, an ONNX model with Q/DQ out, compared with the float one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec.compare import Comparison, compare
+from edgec.diagnostics import Diagnostics, error
+from edgec.graph import Graph
+from edgec.lowering import freeze, lower
+from edgec.pipeline import Instrument, PassContext, PassRecord
+from edgec.plugins import Registry
+from edgec.quantization.record import QuantRecord
+from edgec.samples import Preprocess, Samples, open_samples
+
+if TYPE_CHECKING:
+    from edgec.recipe import Step
+    from edgec.specs.schema import Effort, TargetSpec
+
+VERIFY_SAMPLES = 8
+"""How many calibration samples the result is compared on where no other samples are given."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What one call made. `record` is None where nothing was quantised; `comparison` None where there are no samples."""
+
+    graph: Graph
+    record: QuantRecord | None
+    comparison: Comparison | None
+    passes: Sequence[PassRecord]
+    pipeline: str
+    diagnostics: Diagnostics
+    seconds: float
+
+
+def quantize(
+    model: str | os.PathLike[str] | Graph,
+    *,
+    target: str = "x86-64",
+    precision: str | None = None,
+    calibration: str | os.PathLike[str] | Samples | None = None,
+    samples: str | os.PathLike[str] | Samples | None = None,
+    preprocess: Preprocess | None = None,
+    input_shapes: Sequence[str] = (),
+    effort: Effort = "medium",
+    options: Mapping[str, Any] | None = None,
+    instruments: Sequence[Instrument] = (),
+    registry: Registry | None = None,
+    diagnostics: Diagnostics | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Quantized:
+    """Quantise by the scheme of a target's precision, and compare with the float model on this host.
+
+    Args:
+        model: an ONNX file, or a Graph (left unchanged).
+        precision: by default the first of the target that has a quantisation scheme.
+        calibration: unlabelled inputs: .npy, .npz, a folder of images, "module:function", or Samples.
+        samples: inputs to compare on; default: the first calibration samples.
+        effort: "low" is fastest, "high" most accurate.
+        options: options of the pass `quantize` (`edgec passes quantize`): method, keep, scheme, ranges ...
+
+    Raises:
+        EdgecError: EC0874 the target quantises nothing; and what loading, samples and passes raise.
+    """
+    start = time.perf_counter()
+    tell = progress or (lambda text: None)
+    notes = diagnostics if diagnostics is not None else Diagnostics()
+    registry = registry or Registry()
+    tell("load")
+    graph = model.clone() if isinstance(model, Graph) else Graph.load(model, diagnostics=notes)
+    chosen = registry.target(target)
+    precision = precision or _quantised_precision(chosen.spec())
+    shaped = graph
+    if input_shapes:
+        shaped = graph.clone()
+        freeze(shaped, input_shapes, registry)
+    inputs = _open(calibration, shaped, preprocess, notes)
+    checked = _open(samples, shaped, preprocess, notes) or (inputs.take(VERIFY_SAMPLES) if inputs is not None else None)
+    steps = with_options(chosen.pipeline(precision, effort), "quantize", options or {})
+    ctx = PassContext(diagnostics=notes, samples=checked, calibration=inputs)
+    tell("quantise")
+    lowered = lower(
+        graph, chosen, precision, input_shapes=input_shapes, pipeline=steps, instruments=instruments,
+        registry=registry, ctx=ctx,
+    )  # fmt: skip
+    notes.raise_if_errors()
+    comparison = None
+    if checked is not None:
+        from edgec.runtime import Session
+
+        tell("compare")
+        after = Session(lowered.graph, optimise=True)
+        comparison = compare(Session(graph, fallback=True).run_all(checked), after.run_all(checked))
+    tell("done")
+    seconds = time.perf_counter() - start
+    return Quantized(lowered.graph, ctx.quantization, comparison, lowered.records, lowered.pipeline, notes, seconds)
+
+
+def with_options(steps: Sequence[Step], name: str, options: Mapping[str, Any]) -> list[Step]:
+    """The steps with more options for the pass `name`, in groups too."""
+    if not options:
+        return list(steps)
+    out: list[Step] = []
+    for step in steps:
+        if step == name:
+            out.append({name: dict(options)})
+        elif isinstance(step, Mapping) and name in step:
+            out.append({name: {**(step[name] or {}), **options}})
+        elif isinstance(step, Mapping) and "repeat" in step:
+            out.append({"repeat": with_options(step["repeat"], name, options)})
+        else:
+            out.append(step)
+    return out
+
+
+def _quantised_precision(spec: TargetSpec) -> str:
+    for name, precision in spec.precisions.items():
+        if precision.quantization is not None:
+            return name
+    hint = "a target with a quantisation scheme, such as x86-64; `edgec targets` lists them"
+    raise error("EC0874", f"{spec.name} has no precision that edgec quantises for", hint=hint)
+
+
+def _open(source: Any, graph: Graph, preprocess: Preprocess | None, notes: Diagnostics) -> Samples | None:
+    if source is None or isinstance(source, Samples):
+        return source
+    return open_samples(
+        Path(source) if isinstance(source, os.PathLike) else source, graph, preprocess=preprocess, diagnostics=notes
+    )
