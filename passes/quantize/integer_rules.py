@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgec.graph import attribute, constant, ir, is_constant
-from edgec.passes.quantize.qdq_nodes import dequantize, dequantize_bias, quantize
+from edgec.passes.quantize.qdq_nodes import dequantize, dequantize_bias, quantize, typed
 from edgec.pattern import Match, P, rest
 from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
 
@@ -37,9 +37,7 @@ def requantized(
         values.append(r)
     assert scale is not None  # required by every schema
     out = m.root.outputs[0]
-    y = rw.op(op, *values, attrs=attrs)
-    if y.shape is None:
-        y.shape = out.shape
+    y = typed(rw.op(op, *values, attrs=attrs), scale.dtype, out)
     stored = quantize(rw, y, scale, zero, out.dtype)
     if not isinstance(stored, Reject):
         y.name = rw.graph.fresh(real_name(out))
@@ -121,8 +119,6 @@ def _moves_stored(node: ir.Node) -> bool:
 def move_reals(m: Match, rw: Rewriter) -> Result:
     x, *others = m.rest("ins")
     assert x is not None  # matched
-    if m.root.op_type == "Resize" and attribute(m.root, "mode") != "nearest":
-        return Reject("it interpolates, and rounds otherwise on integers")
     if len(m.root.outputs) > 1 and any(v.uses() or v.is_graph_output() for v in m.root.outputs[1:]):
         return Reject("another output is used")
     pair = _source(x)

@@ -23,7 +23,8 @@ def dequantize(
     params = _params(rw, scale, zero, stored.dtype, stored)
     if isinstance(params, Reject):
         return params
-    return rw.op("DequantizeLinear", stored, *params, attrs=_attrs(params[0], axis, block, stored))
+    real = rw.op("DequantizeLinear", stored, *params, attrs=_attrs(params[0], axis, block, stored))
+    return typed(real, params[0].dtype, stored)
 
 
 def quantize(
@@ -33,7 +34,16 @@ def quantize(
     params = _params(rw, scale, zero, dtype or ir.DataType.UINT8, real)
     if isinstance(params, Reject):
         return params
-    return rw.op("QuantizeLinear", real, *params)
+    return typed(rw.op("QuantizeLinear", real, *params), params[1].dtype, real)
+
+
+def typed(value: ir.Value, dtype: ir.DataType | None, like: ir.Value | None = None) -> ir.Value:
+    """`value` with its type, where inference could not tell it: outputs of other domains' ops have none to begin with."""
+    if value.dtype is None and dtype is not None:
+        value.type = ir.TensorType(dtype)
+    if value.shape is None and like is not None:
+        value.shape = like.shape
+    return value
 
 
 def _attrs(scale: ir.Value, axis: int | None, block: int, stored: ir.Value) -> dict[str, int]:

@@ -6,7 +6,8 @@
 * data movement on integers (MaxPool, Reshape, Transpose ...) between them.
 
 **Numbers.** Stored values stay the stored values, weights are not rounded again. Sums that were computed in integers are
-computed in float, so a result that falls on the middle between two steps may come out one step apart.
+computed in float, so a result that falls on the middle between two steps may come out one step apart; so may what Resize
+interpolates, which ONNX Runtime cuts off on integers.
 
 **Ranges taken at run time** (DynamicQuantizeLinear): float activations, by default; the weights stay as they are stored.
 `dynamic=ranges` keeps DynamicQuantizeLinear, followed by DequantizeLinear.
