@@ -148,8 +148,11 @@ def _mixer(scene: Scene, value: ir.Value) -> ir.Node | None:
 
 def channels(scene: Scene) -> Iterator[Finding]:
     """A layer whose channels differ, read by the head one by one: Conv outputs of a head that is one convolution."""
-    for value in scene.head.sources:
-        node, step = value.producer(), scene.step(value)
+    for source in scene.head.sources:
+        node = source.producer()
+        unit = scene.units.of.get(node) if node is not None else None
+        value = source if unit is None else unit.nodes[-1].outputs[0]
+        step = scene.step(value)
         seen = scene.statistics.per_channel.get(value.name or "")
         if node is None or step is None or seen is None or node.op_type not in WEIGHTED:
             continue
@@ -342,7 +345,7 @@ def outliers(scene: Scene) -> Iterator[Finding]:
     """Few values that stretch the range of all others."""
     for name in scene.plan.activations:
         sketch = scene.statistics.tensors.get(name)
-        if sketch is None or sketch.empty or not sketch.counts.size:
+        if sketch is None or sketch.empty or not sketch.buckets()[1].size:
             continue
         largest = max(abs(sketch.low), abs(sketch.high))
         usual = max(abs(sketch.quantile(0.0005)), abs(sketch.quantile(0.9995)))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph, attribute, constant, discard, ir, is_constant
-from edgec.passes.quantize.head import find_head
+from edgec.passes.quantize.head import WEIGHTED, find_head
 from edgec.pipeline import Contract, Pass, PassContext, PassResult
 from edgec.quantization.statistics import ChannelRange
 from edgec.rewrite import FROM_KEY, RULE_KEY
@@ -45,7 +45,8 @@ class SplitHeads(Pass):
     contract: ClassVar[Contract] = "close"
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
-        layers = {v.name: n for v in find_head(graph).sources if v.name and (n := _splittable(v)) is not None}
+        found = [n for v in find_head(graph).sources if (n := _splittable(v)) is not None]
+        layers = {v.name: n for n in found if (v := _activated(n).outputs[0]).name}
         if not layers or ctx.calibration is None:
             return PassResult(False)
         from edgec.quantization.observe import observe
@@ -86,7 +87,7 @@ def parts_of(seen: ChannelRange, ratio: float) -> list[list[int]]:
 def _splittable(value: ir.Value) -> ir.Node | None:
     """The layer that computes a value, if it can be divided by output channels.
 
-    A classifier's logits, one number a class straight to the output, are of one kind and stay together.
+    A classifier's logits, one number a class straight to the output or a Softmax, are of one kind and stay together.
     """
     node = value.producer()
     if node is None or node.domain or node.op_type not in ("Conv", "Gemm"):
@@ -99,24 +100,35 @@ def _splittable(value: ir.Value) -> ir.Node | None:
         len(node.inputs) > 2 and node.inputs[2] is not None and not is_constant(node.inputs[2])
     ):
         return None
-    head = {u.op_type for u, _ in value.uses()}
-    return None if head & {"Conv", "ConvTranspose", "MatMul", "Gemm"} else node
+    readers = {u.op_type for u, _ in value.uses()}
+    return None if readers & WEIGHTED or readers == {"Softmax"} else node
+
+
+def _activated(node: ir.Node) -> ir.Node:
+    """The Relu or Clip that is one kernel with the node, else the node."""
+    v = node.outputs[0]
+    users = [u for u, _ in v.uses()]
+    if len(users) != 1 or v.is_graph_output() or users[0].domain or users[0].op_type not in ("Relu", "Clip"):
+        return node
+    return users[0] if all(i is None or i is v or is_constant(i) for i in users[0].inputs) else node
 
 
 def _split(graph: Graph, node: ir.Node, parts: list[list[int]]) -> None:
-    """One node a part, a Concat, and a Gather where channels do not come out in order."""
+    """One node a part, with its activation, a Concat, and a Gather where channels do not come out in order."""
     g = node.graph
     assert g is not None  # it was found in one
-    old = node.outputs[0]
+    end = _activated(node)
+    old = end.outputs[0]
     weight = np.asarray(constant(node.inputs[1]))
     bias = None if len(node.inputs) < 3 or node.inputs[2] is None else np.asarray(constant(node.inputs[2]))
     out_first = node.op_type == "Conv" or bool(attribute(node, "transB"))
     made: list[ir.Node] = []
+    ends: list[ir.Value] = []
     for i, channels in enumerate(parts):
         index = np.asarray(channels)
         w = weight[index] if out_first else weight[:, index]
         b = None if bias is None else bias if bias.size == 1 else bias[..., index]
-        name = graph.fresh(f"{old.name}.range{i}")
+        name = graph.fresh(f"{node.outputs[0].name}.range{i}")
         inputs = [
             node.inputs[0],
             _weight(graph, w, f"{name}.weight"),
@@ -130,9 +142,15 @@ def _split(graph: Graph, node: ir.Node, parts: list[list[int]]) -> None:
         made.append(
             ir.Node("", node.op_type, inputs[: 3 if b is not None else 2], attributes, outputs=[out], name=name)
         )
+        if end is not node:
+            name = graph.fresh(f"{old.name}.range{i}")
+            act = ir.Value(name=name, shape=shape, type=old.type)
+            attributes = dict(end.attributes.items())
+            made.append(ir.Node("", end.op_type, [out, *end.inputs[1:]], attributes, outputs=[act], name=name))
+        ends.append(made[-1].outputs[0])
     joined = ir.Value(name=graph.fresh(f"{old.name}.joined"), shape=old.shape, type=old.type)
     axis = {"axis": ir.AttrInt64("axis", 1)}
-    made.append(ir.Node("", "Concat", [n.outputs[0] for n in made], axis, outputs=[joined], name=joined.name))
+    made.append(ir.Node("", "Concat", ends, axis, outputs=[joined], name=joined.name))
     flat = [c for p in parts for c in p]
     if flat != sorted(flat):
         places = _weight(graph, np.argsort(flat).astype(np.int64), f"{old.name}.order")
@@ -142,7 +160,7 @@ def _split(graph: Graph, node: ir.Node, parts: list[list[int]]) -> None:
     for n in made:
         n.metadata_props[RULE_KEY] = SplitHeads.name
         n.metadata_props[FROM_KEY] = node.metadata_props.get(FROM_KEY) or node.name or ""
-    g.insert_after(node, made)
+    g.insert_after(end, made)
     final, public = old.name, old.is_graph_output()
     for user, i in list(old.uses()):
         user.replace_input_with(i, last)
@@ -151,7 +169,9 @@ def _split(graph: Graph, node: ir.Node, parts: list[list[int]]) -> None:
         for i, v in enumerate(g.outputs):
             if v is old:
                 g.outputs[i] = last
-    discard(node)
+    discard(end)
+    if end is not node:
+        discard(node)
     last.name = final
 
 
