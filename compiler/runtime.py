@@ -33,6 +33,8 @@ class Session:
     graph is not changed. `threads`: within one op; None lets ONNX Runtime choose.
     `background`: leave half of the cores to other processes, and do not spin while waiting.
     `fallback`: what ONNX Runtime cannot load runs on ONNX's reference evaluator (slow); `describe` says so.
+    `lean`: nodes run in the order of the graph, and memory is taken and given back value by value instead of planned as
+    one block: less of both where many outputs hang on inner values.
 
     Weights: copied once, by ONNX Runtime. Above 1.9 GB they go through a temporary folder and stay on disk,
     memory-mapped. `names` are the outputs `run` returns, in order.
@@ -50,6 +52,7 @@ class Session:
         threads: int | None = None,
         background: bool = False,
         fallback: bool = False,
+        lean: bool = False,
     ) -> None:
         import onnxruntime as ort
 
@@ -63,6 +66,9 @@ class Session:
         if background:
             threads = max(1, (os.cpu_count() or 2) // 2)
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if lean:
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+            options.enable_mem_pattern = False
         if threads is not None:
             options.intra_op_num_threads = threads
         held: list[Any] = []  # arrays ONNX Runtime reads while it loads
@@ -208,6 +214,7 @@ def _stub(graph: Graph, options: Any) -> tuple[bytes, list[Any]]:
             and t.nbytes >= _SHARED_BYTES
             and t.dtype.numpy().name in _SHARED_DTYPES
             and not v.is_graph_input()
+            and v.uses()  # ONNX Runtime drops the others before it looks for their data
         ):
             large[name] = t
     arrays = {name: np.ascontiguousarray(t.numpy()) for name, t in large.items()}
