@@ -9,8 +9,10 @@ import numpy as np
 
 from edgec.diagnostics import error
 from edgec.graph import Graph, constant, ir
+from edgec.passes.quantize.hazards import find_hazards, hazard_values
 from edgec.passes.quantize.insert import Inserter, weight_key
 from edgec.passes.quantize.plan import Plan, make_plan
+from edgec.passes.quantize.quantized_input import already_quantized
 from edgec.passes.quantize.weight_ranges import weight_params
 from edgec.pipeline import Pass, PassContext, PassResult
 from edgec.quantization.params import LIMITS, QuantParams, params_of_range
@@ -18,6 +20,8 @@ from edgec.quantization.record import QuantRecord
 from edgec.specs.conditions import Setting
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgec.pipeline import Contract
     from edgec.quantization.statistics import Statistics
     from edgec.specs.scheme import Scheme
@@ -57,18 +61,21 @@ class Quantize(Pass):
         self._check_keep(graph)
         setting = Setting(ctx.precision or "", ctx.target.platform if ctx.target is not None else "", graph.opset)
         keep = dict.fromkeys(self.keep, "kept in float as asked")
-        plan = make_plan(graph, scheme, setting, keep=keep)
+        taken = already_quantized(graph)
+        plan = make_plan(graph, scheme, setting, keep=keep, taken=taken)
         if not plan.activations and not plan.weights:
             return PassResult(False)
-        statistics = None
+        statistics, limits = None, {}
         if plan.activations:
             statistics = self._statistics(graph, plan, ctx)
             if self.hazards:
-                found = self._hazards(graph, plan, statistics, scheme, ctx)
-                if found:
-                    plan = make_plan(graph, scheme, setting, keep={**found, **keep})
+                found = find_hazards(graph, statistics, scheme, setting, keep=keep)
+                found.report(ctx.diagnostics, graph.source)
+                limits = found.limits
+                plan = make_plan(graph, scheme, setting, keep={**found.float_nodes, **keep}, taken=taken)
         record = QuantRecord(graph.clone(), scheme, statistics, kept=plan.kept)
-        record.activations = self._activation_params(plan, statistics) if statistics is not None else {}
+        if statistics is not None:
+            record.activations = self._activation_params(plan, statistics, limits)
         weights = self._weight_params(plan)
         biases = _bias_params(plan, record.activations, weights)
         inserter = Inserter(graph)
@@ -104,7 +111,8 @@ class Quantize(Pass):
         from edgec.quantization.observe import observe
         from edgec.quantization.statistics import Statistics, review
 
-        values = [name for name, site in plan.activations.items() if site.fixed is None]
+        planned = [name for name, site in plan.activations.items() if site.fixed is None]
+        values = list(dict.fromkeys([*planned, *(hazard_values(graph) if self.hazards else ())]))
         if self.ranges:
             statistics = Statistics.load(self.ranges)
         else:
@@ -115,21 +123,17 @@ class Quantize(Pass):
                 graph, values, ctx.calibration, per_channel=values if self.hazards else (),
                 histogram=self.method not in ("minmax", "moving-average"),
             )  # fmt: skip
-        missing = [v for v in values if v not in statistics.tensors]
+        missing = [v for v in planned if v not in statistics.tensors]
         if missing:
             what = f"{self.ranges} has no ranges of {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"
             raise error("EC0873", what, hint="it was made with another model or pipeline: calibrate again")
         review(statistics, ctx.diagnostics)
         return statistics
 
-    def _hazards(
-        self, graph: Graph, plan: Plan, statistics: Statistics, scheme: Scheme, ctx: PassContext
-    ) -> dict[str, str]:
-        """Nodes to keep in float, and why."""
-        return {}
-
-    def _activation_params(self, plan: Plan, statistics: Statistics) -> dict[str, QuantParams]:
-        """Parameters by value; one choice for each group."""
+    def _activation_params(
+        self, plan: Plan, statistics: Statistics, limits: Mapping[str, tuple[float, float]]
+    ) -> dict[str, QuantParams]:
+        """Parameters by value; one choice for each group. What lies outside of `limits` makes no difference to readers."""
         from edgec.quantization.ranges import choose_range
         from edgec.quantization.sketch import TensorSketch
 
@@ -147,6 +151,9 @@ class Quantize(Pass):
             else:
                 sketch = TensorSketch.group(statistics.tensors[n] for n in names)
                 low, high = choose_range(sketch, kind, self.method, percentile=self.percentile)
+                if all(name in limits for name in names):
+                    low = max(low, min(limits[name][0] for name in names))
+                    high = min(high, max(limits[name][1] for name in names))
                 p = params_of_range(low, high, kind)
             out.update(dict.fromkeys(names, p))
         return {name: out[name] for name in plan.activations}
