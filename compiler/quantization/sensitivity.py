@@ -1,0 +1,324 @@
+"""Sensitivity: what storing each layer in few bits costs at the outputs, for all layers from a few dozen runs.
+
+Each layer has an error of its own: its inputs and weights are rounded while all before it is exact. The adjoint
+(`adjoint.py`) says what arrives of it at the outputs. For a sample and random signs u both are numbers,
+c[u, layer] = u . (error at the outputs), and the error power of any set of layers is the mean over u of the squared sum
+of their c: one matrix predicts every mixed-precision choice, correlated errors included. That holds to first order in
+the errors; `measure` runs a choice as it is.
+
+Error power is relative to the outputs' power (summed over outputs), so 10 log10(1 / power) is an SQNR.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec.diagnostics import Location, error
+from edgec.graph import Graph, ir, is_constant
+from edgec.placement import macs
+from edgec.quantization.layer_probe import Probe, align, build_probe, dequantized, layer_name, output_layers, quantizer
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+PROBES = 32
+"""Runs: an error power found from n of them is within sqrt(2/n) of the truth, here 25 %, or 1 dB."""
+
+CHANNEL_FLOOR = 1e-5
+"""Channels of an output smaller than this part of its largest one are weighed as if they were that large."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node that reads integers. SQNRs are in dB and infinite where there is no error."""
+
+    node: str
+    op: str
+    macs: int
+    own_db: float
+    """Of its output, with all before it exact."""
+    total_db: float | None
+    """Of its output in the quantised graph; None where it was not measured."""
+    harm: float
+    """Error power at the outputs with this layer alone in integers."""
+    relief: float
+    """How much error power goes when this layer alone stays in float."""
+
+    @property
+    def inherited_db(self) -> float | None:
+        """SQNR of the output if only what comes before this layer were quantised."""
+        if self.total_db is None:
+            return None
+        return _db(max(10 ** (-self.total_db / 10) - 10 ** (-self.own_db / 10), 0.0))
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """`layers` in execution order. `contributions`: [runs, layers], what each adds to the weighted output error."""
+
+    layers: tuple[Layer, ...]
+    contributions: npt.NDArray[np.float64]
+    followers: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Layers that only hand integers on -> their readers: in float when all of those are."""
+    ends: tuple[str, ...] = ()
+    """Values read by ops without a derivative: weighed like outputs."""
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {layer.node: i for i, layer in enumerate(self.layers)}
+
+    @cached_property
+    def _gram(self) -> npt.NDArray[np.float64]:
+        return self.contributions.T @ self.contributions / max(len(self.contributions), 1)
+
+    def off(self, keep: Collection[str]) -> set[str]:
+        """The layers that read no integers when `keep` stays in float: also those that only handed them on."""
+        gone = set(keep)
+        for layer in reversed(self.layers):
+            readers = self.followers.get(layer.node)
+            if readers is not None and readers and readers <= gone:
+                gone.add(layer.node)
+        return gone
+
+    def power(self, keep: Collection[str] = ()) -> float:
+        """Predicted error power at the outputs, relative to theirs, with `keep` in float."""
+        gone = self.off(keep)
+        m = np.array([layer.node not in gone for layer in self.layers], np.float64)
+        return max(float(m @ self._gram @ m), 0.0)
+
+    def sqnr_db(self, keep: Collection[str] = ()) -> float:
+        """The same in dB."""
+        return _db(self.power(keep))
+
+    def worst(self, count: int = 5) -> list[Layer]:
+        """The layers whose staying in float would help most, first the worst."""
+        return sorted(self.layers, key=lambda la: -la.relief)[:count]
+
+    COLUMNS = ("layer", "op", "MACs", "own dB", "inherited dB", "harm dB", "share of error")
+
+    def table(self, count: int | None = None) -> list[tuple[str, ...]]:
+        """Rows of text under `COLUMNS`, the most harmful first. Harm: SQNR at the outputs with that layer alone."""
+        total = sum(la.harm for la in self.layers) or 1.0
+        rows = sorted(self.layers, key=lambda la: -la.harm)
+        return [
+            (
+                la.node,
+                la.op,
+                f"{la.macs:,}",
+                _text(la.own_db),
+                _text(la.inherited_db),
+                _text(_db(la.harm)),
+                f"{la.harm / total:.1%}",
+            )
+            for la in rows[:count]
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        def figure(v: float | None) -> float | None:
+            return v if v is not None and math.isfinite(v) else None
+
+        rows = [
+            {
+                "node": la.node, "op": la.op, "macs": la.macs, "own_db": figure(la.own_db),
+                "inherited_db": figure(la.inherited_db), "harm": la.harm, "relief": la.relief,
+            }
+            for la in self.layers
+        ]  # fmt: skip
+        return {"runs": len(self.contributions), "layers": rows, "ends": list(self.ends)}
+
+
+def sensitivity(
+    reference: Graph,
+    quantized: Graph,
+    samples: Iterable[Arrays],
+    *,
+    probes: int = PROBES,
+    balanced: bool = False,
+    inherited: int = 4,
+    seed: int = 0,
+) -> Sensitivity:
+    """Measure all layers of `quantized`, which is `reference` with Q/DQ nodes (and changed weights) in it.
+
+    `samples` are gone through until there were `probes` runs; at least one. `balanced`: every channel of an output
+    counts the same however small its values, so that scores of 0..1 beside boxes of 0..640 are seen; otherwise the
+    figures are those of the outputs' SQNR. `inherited`: samples on which each layer's error in the quantised graph is
+    measured too, 0 for none.
+
+    Raises:
+        EdgecError: EC0750 there is no sample; EC0751 the graphs differ by more than quantisation.
+    """
+    held = list(islice(samples, probes))
+    if not held:
+        raise error("EC0750", "sensitivity needs at least one sample", Location(reference.source))
+    probe = build_probe(reference, quantized)
+    if not probe.layers:
+        return Sensitivity((), np.zeros((0, 0)))
+    from edgec.runtime import Session
+
+    weights = _Weights(reference, probe, held, balanced)
+    session = Session(probe.graph)
+    rng = np.random.default_rng(seed)
+    rows, own, signal = [], np.zeros(len(probe.layers)), np.zeros(len(probe.layers))
+    for i, sample in islice(enumerate(cycle(held)), max(probes, 1)):
+        got = session.run({**sample, **weights.draw(i % len(held), rng)})
+        rows.append(got[probe.contributions].astype(np.float64).reshape(-1))
+        own += got[probe.own_errors].astype(np.float64).reshape(-1)
+        signal += got[probe.signals].astype(np.float64).reshape(-1)
+    c = np.stack(rows)
+    total = _total_db(reference, quantized, held[:inherited]) if inherited else {}
+    nodes = [layer_name(n) for n in probe.layers]
+    everything = c.sum(1)
+    layers = tuple(
+        Layer(
+            node=name,
+            op=node.op_type,
+            macs=macs(node),
+            own_db=_db(own[i] / signal[i]) if signal[i] > 0 else math.inf,
+            total_db=total.get(name),
+            harm=float(np.mean(c[:, i] ** 2)),
+            relief=float(np.mean(everything**2) - np.mean((everything - c[:, i]) ** 2)),
+        )
+        for i, (name, node) in enumerate(zip(nodes, probe.layers, strict=True))
+    )
+    return Sensitivity(layers, c, probe.followers, tuple(probe.ends))
+
+
+def measure(reference: Graph, quantized: Graph, samples: Iterable[Arrays], only: Collection[str]) -> float:
+    """Error power at the outputs, relative to theirs and summed over them, with `only` these layers in integers: run.
+
+    Outputs that are not floats, and those that are zero everywhere, do not count.
+    """
+    from edgec.runtime import Session
+
+    want, got = Session(reference), Session(only_layers(reference, quantized, only))
+    names = [v.name for v in reference.outputs if v.dtype == ir.DataType.FLOAT and v.name]
+    power: dict[str, float] = dict.fromkeys(names, 0.0)
+    noise: dict[str, float] = dict.fromkeys(names, 0.0)
+    for sample in samples:
+        a, b = want.run(sample), got.run(sample)
+        for n in names:
+            power[n] += _square(a[n])
+            noise[n] += _square(b[n] - a[n])
+    return sum(noise[n] / power[n] for n in names if power[n] > 0)
+
+
+def only_layers(reference: Graph, quantized: Graph, only: Collection[str]) -> Graph:
+    """A copy of `reference` in which these layers, and no others, read what they read in `quantized`."""
+    copy = quantized.clone()
+    g = copy.model.graph
+    originals = {v.name: v for v in reference.model.graph.initializers.values()}
+    floats: dict[str, ir.Value] = {}
+
+    def as_float(stored: ir.Value, wanted: ir.Value) -> ir.Value:
+        """What a node of `copy` reads instead: the value that enters the pair, or the float weight."""
+        q, name = quantizer(stored), wanted.name or ""
+        if q is not None and not is_constant(wanted):
+            assert q.inputs[0] is not None  # what QuantizeLinear reads
+            return q.inputs[0]
+        if name not in floats:
+            v = originals[name]
+            floats[name] = ir.Value(name=copy.fresh(name), shape=v.shape, type=v.type, const_value=v.const_value)
+            g.register_initializer(floats[name])
+        return floats[name]
+
+    for node, stored in align(reference, copy):
+        for i, (a, b) in enumerate(zip(node.inputs, stored.inputs, strict=True)):
+            if a is not None and b is not None and layer_name(node) not in only and dequantized(b):
+                stored.replace_input_with(i, as_float(b, a))
+    owners = output_layers(reference, quantized)
+    for i, out in enumerate(g.outputs):
+        q = quantizer(out)
+        if q is not None and owners.get(out.name or "") not in only:
+            value = q.inputs[0]
+            assert value is not None  # as above
+            g.outputs[i] = value
+            name, out.name = out.name, copy.fresh(f"{out.name}_stored")
+            value.name = name
+    copy.remove_dead()
+    return copy
+
+
+class _Weights:
+    """Random signs over the size of what they weigh, so that squares become relative error powers."""
+
+    def __init__(self, reference: Graph, probe: Probe, samples: Sequence[Arrays], balanced: bool) -> None:
+        from edgec.runtime import Session
+
+        self.seeds = probe.seeds
+        names = list(probe.seeds)
+        session = Session(reference, all_values=names)
+        self.shapes: list[dict[str, tuple[int, ...]]] = []
+        sums: dict[str, npt.NDArray[np.float64]] = {}
+        self.axes: dict[str, int | None] = {}
+        for sample in samples:
+            out = session.run(sample)
+            self.shapes.append({n: out[n].shape for n in names})
+            for n in names:
+                y = out[n]
+                axis = self.axes.setdefault(n, _channel_axis(y.shape) if balanced else None)
+                others = tuple(i for i in range(y.ndim) if i != axis)
+                sums[n] = sums.get(n, np.zeros(())) + np.square(y, dtype=np.float64).sum(others)
+        self.scale = {n: self._scale(s / len(samples)) for n, s in sums.items()}
+
+    def _scale(self, power: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        floor = max(float(power.max(initial=0.0)) * CHANNEL_FLOOR**2, float(np.finfo(np.float32).tiny))
+        scale: npt.NDArray[np.float64] = 1 / np.sqrt(np.maximum(power, floor) * power.size)
+        return scale
+
+    def draw(self, sample: int, rng: np.random.Generator) -> Arrays:
+        feeds: Arrays = {}
+        for name, seed in self.seeds.items():
+            shape = self.shapes[sample][name]
+            signs = rng.integers(0, 2, shape, np.int8).astype(np.float32) * 2 - 1
+            scale, axis = self.scale[name], self.axes[name]
+            if axis is not None:
+                scale = scale.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+            feeds[seed] = (signs * scale).astype(np.float32)
+        return feeds
+
+
+def _channel_axis(shape: Sequence[int]) -> int | None:
+    """[batch, C, H, W], or of [batch, a, b] the shorter one; other ranks have no channels that mean different things."""
+    if len(shape) == 3:
+        return 1 if shape[1] <= shape[2] else 2
+    return 1 if len(shape) >= 4 else None
+
+
+def _total_db(reference: Graph, quantized: Graph, samples: Sequence[Arrays]) -> dict[str, float]:
+    """SQNR of each layer's output in the quantised graph, before it is stored itself."""
+    from edgec.runtime import Session
+
+    pairs = [
+        (layer_name(a), a.outputs[0].name or "", b.outputs[0].name or "")
+        for a, b in align(reference, quantized)
+        if a.outputs[0].dtype == ir.DataType.FLOAT and any(v is not None and dequantized(v) for v in b.inputs)
+    ]
+    first = Session(reference, all_values=[a for _, a, _ in pairs])
+    second = Session(quantized, all_values=[b for _, _, b in pairs])
+    power, noise = ({name: 0.0 for name, _, _ in pairs} for _ in range(2))
+    for sample in samples:
+        want, got = first.run(sample), second.run(sample)
+        for name, a, b in pairs:
+            power[name] += _square(want[a])
+            noise[name] += _square(got[b] - want[a])
+    return {name: _db(noise[name] / power[name]) if power[name] > 0 else math.inf for name, _, _ in pairs}
+
+
+def _square(a: npt.NDArray[Any]) -> float:
+    flat = a.reshape(-1)
+    return float(np.dot(flat, flat))
+
+
+def _db(power: float) -> float:
+    return -10 * math.log10(power) if power > 0 else math.inf
+
+
+def _text(db: float | None) -> str:
+    return "" if db is None else "exact" if db == math.inf else f"{db:.1f}"

@@ -1,0 +1,224 @@
+"""Sensitivity: predictions against runs of the very same choice."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from edgec.diagnostics import EdgecError
+from edgec.graph import Graph, ir
+from edgec.infer import infer_shapes
+from edgec.passes.quantize.quantize import Quantize
+from edgec.pipeline import PassContext, PassManager
+from edgec.quantization.layer_probe import align, build_probe
+from edgec.quantization.sensitivity import Sensitivity, measure, only_layers, sensitivity
+from edgec.runtime import Session
+from edgec.samples.sample_set import Samples
+
+TEXT = """<ir_version: 10, opset_import: ["" : 24]>
+g (float[1,3,16,16] x) => (float[1,5] y) {
+    a0 = Conv<pads=[1,1,1,1]>(x, w0, b0)
+    a = Relu(a0)
+    d0 = Conv<pads=[1,1,1,1], group=8>(a, w1, b1)
+    d = Relu(d0)
+    p = Conv(d, w2, b2)
+    r = Add(a, p)
+    m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)
+    e0 = Conv<pads=[1,1,1,1], strides=[2,2]>(m, w3, b3)
+    e = Sigmoid(e0)
+    f0 = Conv<strides=[2,2]>(m, w4, b4)
+    f = Relu(f0)
+    c = Concat<axis=1>(e, f)
+    h = Conv(c, w5, b5)
+    k = Relu(h)
+    q = GlobalAveragePool(k)
+    s = Flatten(q)
+    y = Gemm<transB=1>(s, w6, b6)
+}"""
+SHAPES = [(8, 3, 3, 3), (8, 1, 3, 3), (8, 8, 1, 1), (8, 8, 3, 3), (8, 8, 1, 1), (16, 16, 1, 1), (5, 16)]
+
+
+def network(spread: float = 1.0) -> Graph:
+    rng = np.random.default_rng(5)
+    text = TEXT
+    params, weights = [], {}
+    for i, shape in enumerate(SHAPES):
+        fan = math.prod(shape[1:])
+        weights[f"w{i}"] = (rng.standard_normal(shape) * np.sqrt(2 / fan)).astype(np.float32)
+        weights[f"b{i}"] = (rng.standard_normal(shape[0]) * 0.1).astype(np.float32)
+        params += [f"float[{','.join(map(str, shape))}] w{i}", f"float[{shape[0]}] b{i}"]
+    weights["w2"][0] *= spread
+    graph = Graph.from_text(text.replace("(float[1,3,16,16] x)", f"(float[1,3,16,16] x, {', '.join(params)})"))
+    g = graph.model.graph
+    for v in list(g.inputs)[1:]:
+        g.inputs.remove(v)
+        v.const_value = ir.tensor(weights[v.name], name=v.name)
+        g.register_initializer(v)
+    infer_shapes(graph)
+    return graph
+
+
+def samples(n: int = 16) -> Samples:
+    rng = np.random.default_rng(1)
+    xs = [{"x": rng.standard_normal((1, 3, 16, 16)).astype(np.float32)} for _ in range(n)]
+    return Samples(lambda: iter(xs), describe="noise", count=n)
+
+
+def quantize(graph: Graph, scheme: str = "onnxruntime-int8", **options: object) -> tuple[Graph, Graph]:
+    after, ctx = graph.clone(), PassContext(calibration=samples())
+    PassManager([Quantize(scheme=scheme, method="minmax", hazards=False, **options)]).run(after, ctx)
+    assert ctx.quantization is not None
+    return ctx.quantization.reference, after
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[Graph, Graph, Sensitivity]:
+    reference, quantized = quantize(network())
+    return reference, quantized, sensitivity(reference, quantized, samples(), probes=512)
+
+
+@pytest.mark.parametrize("scheme", ["onnxruntime-int8", "tensorrt-int8", "rknn-int8", "weight-only-int8"])
+def test_harm_is_what_a_run_with_that_layer_alone_shows(scheme: str) -> None:
+    reference, quantized = quantize(network(), scheme)
+    found = sensitivity(reference, quantized, samples(), probes=512)
+    assert sum(layer.op in ("Conv", "Gemm") for layer in found.layers) == 7
+    exact = {la.node: measure(reference, quantized, samples(), [la.node]) for la in found.layers}
+    largest = max(exact.values())
+    for layer in found.layers:
+        if exact[layer.node] > largest / 1000:  # 30 dB below the worst nobody asks
+            assert 10 * abs(math.log10(layer.harm / exact[layer.node])) < 3, layer
+        else:
+            assert layer.harm < largest / 100
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 6])
+def test_the_error_of_any_set_of_layers_is_predicted(measured: tuple[Graph, Graph, Sensitivity], count: int) -> None:
+    reference, quantized, found = measured
+    keep = {la.node for la in found.worst(count)}
+    rest = [la.node for la in found.layers if la.node not in found.off(keep)]
+    exact = measure(reference, quantized, samples(), rest)
+    assert found.sqnr_db(keep) == pytest.approx(-10 * math.log10(exact), abs=2)
+
+
+def test_all_layers_together_are_the_quantised_graph(measured: tuple[Graph, Graph, Sensitivity]) -> None:
+    reference, quantized, found = measured
+    every = only_layers(reference, quantized, [la.node for la in found.layers])
+    none = only_layers(reference, quantized, [])
+    feed = next(iter(samples()))
+    assert np.array_equal(Session(every).run(feed)["y"], Session(quantized).run(feed)["y"])
+    assert np.array_equal(Session(none).run(feed)["y"], Session(reference).run(feed)["y"])
+    assert found.power([la.node for la in found.layers]) == 0
+
+
+def test_own_and_inherited_errors_add_up(measured: tuple[Graph, Graph, Sensitivity]) -> None:
+    *_, found = measured
+    first, last = found.layers[0], found.layers[-1]
+    assert first.total_db == pytest.approx(first.own_db, abs=1)  # nothing before it
+    assert last.total_db is not None
+    assert last.inherited_db is not None
+    assert last.total_db < last.own_db
+    assert last.inherited_db >= last.total_db
+
+
+def test_a_layer_made_worse_is_found() -> None:
+    reference, quantized = quantize(network(spread=60.0), "tensorrt-int8")
+    after = sensitivity(reference, quantized, samples())
+    reference, quantized = quantize(network(), "tensorrt-int8")
+    before = sensitivity(reference, quantized, samples())
+    harm = [next(la.harm for la in s.layers if la.node == "r" or la.op == "Add") for s in (before, after)]
+    assert harm[1] > harm[0]
+
+
+def test_rounding_twice_the_same_way_counts_once() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 24]>
+    g (float[1,2,8,8] x) => (float[1,4,16] y) <float[4,2,1,1] k = {0.5,0.4,-0.3,0.2,0.7,0.1,0.2,-0.9}, float[16,16] w = {%s}> {
+        a = Conv(x, k)
+        m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
+        r = Reshape(m, shape)
+        y = MatMul(r, w)
+    }""" % ",".join(f"{v:.3f}" for v in np.random.default_rng(0).standard_normal(256))  # noqa: UP031  braces
+    graph = Graph.from_text(text.replace("<float[4,2", "<int64[3] shape = {1,4,16}, float[4,2"))
+    infer_shapes(graph)
+    rng = np.random.default_rng(1)
+    xs = [{"x": rng.standard_normal((1, 2, 8, 8)).astype(np.float32)} for _ in range(8)]
+    calibration = Samples(lambda: iter(xs), describe="noise", count=8)
+    after, ctx = graph.clone(), PassContext(calibration=calibration)
+    PassManager([Quantize(scheme="tflite-int8", method="minmax", hazards=False)]).run(after, ctx)
+    assert ctx.quantization is not None
+    reference = ctx.quantization.reference
+    found = sensitivity(reference, after, calibration, probes=256)
+    assert [la.op for la in found.layers] == ["Conv", "MaxPool", "Reshape", "MatMul"]
+    assert found.layers[2].harm == 0  # moves what MaxPool was given stored
+    exact = measure(reference, after, calibration, [la.node for la in found.layers])
+    assert found.sqnr_db() == pytest.approx(-10 * math.log10(exact), abs=1)
+
+
+def test_public_outputs_that_are_stored_count_for_their_layer() -> None:
+    reference, quantized = quantize(network(), "tflite-int8")
+    assert any(n.op_type == "DequantizeLinear" and n.outputs[0].name == "y" for n in quantized.nodes())
+    found = sensitivity(reference, quantized, samples(), probes=128)
+    gemm = next(la for la in found.layers if la.op == "Gemm")
+    exact = measure(reference, quantized, samples(), [gemm.node])
+    assert 10 * abs(math.log10(gemm.harm / exact)) < 1.5
+
+
+def test_balanced_sees_the_small_channels() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 24]>
+    g (float[1,2,8,8] x) => (float[1,2,8,8] y) <float[1,1,1,1] big = {500.0}, float[1,1,1,1] w = {1.0}, float[1,2,1,1] k = {0.5,0.5}, float[1,2,1,1] l = {0.3,-0.3}, float[2,1,1,1] ones = {1.0,1.0}> {
+        a0 = Conv(x, k)
+        a = Conv(a0, big)
+        b0 = Conv(x, l)
+        b = Conv(b0, w)
+        c = Concat<axis=1>(a, b)
+        y = Conv<group=2>(c, ones)
+    }"""
+    graph = Graph.from_text(text)
+    infer_shapes(graph)
+    rng = np.random.default_rng(1)
+    xs = [{"x": rng.standard_normal((1, 2, 8, 8)).astype(np.float32)} for _ in range(8)]
+    calibration = Samples(lambda: iter(xs), describe="noise", count=8)
+    after, ctx = graph.clone(), PassContext(calibration=calibration)
+    PassManager([Quantize(scheme="tflite-int8", method="minmax", hazards=False)]).run(after, ctx)
+    assert ctx.quantization is not None
+    plain, balanced = (
+        sensitivity(ctx.quantization.reference, after, calibration, balanced=b, inherited=0) for b in (False, True)
+    )
+    assert plain.sqnr_db() > 30  # the boxes are fine, and larger
+    assert balanced.sqnr_db() < 5  # the other channel is drowned
+    assert plain.layers[0].total_db is None
+
+
+def test_other_graphs_and_no_samples_are_errors(measured: tuple[Graph, Graph, Sensitivity]) -> None:
+    reference, quantized, _ = measured
+    with pytest.raises(EdgecError, match="EC0750"):
+        sensitivity(reference, quantized, [])
+    other = reference.clone()
+    other.model.graph.remove(next(n for n in other.nodes() if n.op_type == "Gemm"))
+    with pytest.raises(EdgecError, match="EC0751"):
+        align(other, quantized)
+
+
+def test_nothing_quantised_nothing_measured(measured: tuple[Graph, Graph, Sensitivity]) -> None:
+    reference, *_ = measured
+    found = sensitivity(reference, reference.clone(), samples(2))
+    assert found.layers == ()
+    assert found.sqnr_db() == math.inf
+    assert found.table() == []
+
+
+def test_table_and_json(measured: tuple[Graph, Graph, Sensitivity]) -> None:
+    *_, found = measured
+    rows = found.table(3)
+    assert len(rows) == 3
+    assert all(len(r) == len(found.COLUMNS) for r in rows)
+    assert rows[0][0] == max(found.layers, key=lambda la: la.harm).node
+    assert found.to_json()["layers"][0]["macs"] == 8 * 16 * 16 * 27
+
+
+def test_one_run_graph_has_a_row_a_layer(measured: tuple[Graph, Graph, Sensitivity]) -> None:
+    reference, quantized, found = measured
+    probe = build_probe(reference, quantized)
+    assert [v.shape[0] for v in probe.graph.outputs] == [len(found.layers)] * 3
+    assert probe.ends == []
