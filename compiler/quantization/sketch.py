@@ -1,7 +1,7 @@
 """TensorSketch: what calibration keeps of one tensor. Its size does not grow with the data; two of them add up.
 
-Values are counted in buckets of equal relative width: a bucket is a float32 without its last 13 mantissa bits, so that
-its width is at most 1/1024 of its values. No range has to be known beforehand, which is why one pass over the data
+Values are counted in buckets of equal relative width: a bucket is a float32 without its last 14 mantissa bits, so that
+its width is at most 1/512 of its values. No range has to be known beforehand, which is why one pass over the data
 serves every method (`edgec.quantization.ranges`).
 """
 
@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-DROPPED_BITS = 13
-"""Mantissa bits that do not tell buckets apart: 10 remain."""
+DROPPED_BITS = 14
+"""Mantissa bits that do not tell buckets apart: 9 remain."""
 
 _NOT_FINITE = 0x7F800000 >> DROPPED_BITS
-_FOLD_AT = 1 << 16
+_FOLD_AT = 1 << 15
 
 
 @dataclass
@@ -169,7 +169,7 @@ class TensorSketch:
     def share_at(self, value: float) -> float:
         """The part of the elements that lies in the bucket of `value`."""
         self.fold()
-        key = _keys(np.asarray([value], np.float32))[0]
+        key = _key(value)
         i = int(np.searchsorted(self.keys, key))
         found = i < self.keys.size and self.keys[i] == key
         return float(self.counts[i] / self.counts.sum()) if found else 0.0
@@ -209,39 +209,35 @@ class TensorSketch:
         )
 
 
-def _keys(values: Array) -> Array:
-    """Bucket of each value: the magnitude's leading bits with the value's sign."""
-    bits = values.view(np.int32)
+def _key(value: float) -> int:
+    """The bucket of a value: the magnitude's leading bits with the value's sign."""
+    bits = int(np.float32(value).view(np.int32))
     magnitude = (bits & 0x7FFFFFFF) >> DROPPED_BITS
-    return np.where(bits < 0, -magnitude, magnitude)
+    return -magnitude if bits < 0 else magnitude
 
 
 def _bucketise(values: Array) -> tuple[Array, Array, int]:
-    """(keys, counts, how many values were NaN or infinite)."""
-    keys = _keys(values)
-    lost = 0
-    if keys.max() >= _NOT_FINITE or keys.min() <= -_NOT_FINITE:
-        finite = np.abs(keys) < _NOT_FINITE
-        lost = int(keys.size - np.count_nonzero(finite))
-        keys = keys[finite]
-    if not keys.size:
-        return np.zeros(0, np.int32), np.zeros(0, np.int64), lost
-    first = keys.min()
-    counts = np.bincount(keys - first)
-    held = np.flatnonzero(counts)
-    return (held + first).astype(np.int32), counts[held].astype(np.int64), lost
+    """(keys, counts, how many values were NaN or infinite). Sorting is the fastest way to count: it is vectorised."""
+    values = np.sort(values + np.float32(0))  # -0 becomes 0
+    bits = values.view(np.int32) >> DROPPED_BITS
+    last = np.append(np.flatnonzero(bits[1:] != bits[:-1]), bits.size - 1)
+    counts = np.diff(last, prepend=-1)
+    magnitude = bits[last] & (0x7FFFFFFF >> DROPPED_BITS)
+    keys = np.where(bits[last] < 0, -magnitude, magnitude)
+    finite = magnitude < _NOT_FINITE
+    lost = 0 if finite.all() else int(counts[~finite].sum())
+    return (keys, counts, 0) if not lost else (keys[finite], counts[finite], lost)
 
 
 def _add(keys: Array, counts: Array, more: Array, more_counts: Array) -> tuple[Array, Array]:
+    """Buckets of both; either may be empty."""
+    keys, counts = np.concatenate([keys, more]), np.concatenate([counts, more_counts])
     if not keys.size:
-        return more, more_counts
-    if not more.size:
         return keys, counts
-    together, place = np.unique(np.concatenate([keys, more]), return_inverse=True)
-    total = np.zeros(together.size, np.int64)
-    np.add.at(total, place[: keys.size], counts)
-    np.add.at(total, place[keys.size :], more_counts)
-    return together, total
+    order = np.argsort(keys, kind="stable")  # two ascending runs: merged, not sorted
+    keys, counts = keys[order], counts[order]
+    first = np.append(True, keys[1:] != keys[:-1]).nonzero()[0]
+    return keys[first], np.add.reduceat(counts, first)
 
 
 def _floats(magnitudes: Array) -> Array:
