@@ -67,6 +67,7 @@ _LEGALIZE: dict[str, str] = {
     "explicit-defaults": "ExplicitDefaults",
     "name-rnn-outputs": "NameRnnOutputs",
     "count-include-pad": "CountIncludePad",
+    "global-pool-to-conv": "GlobalPoolToConv",
     "pow-to-mul": "PowToMul",
     "reduce-max-to-pool": "ReduceMaxToPool",
     "strided-slice-to-pool": "StridedSliceToPool",
