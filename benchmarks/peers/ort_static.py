@@ -26,7 +26,10 @@ class Reader(CalibrationDataReader):
 def quantize(job: harness.Job) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         ready = Path(scratch, "ready.onnx")
-        quant_pre_process(str(job.source), str(ready))
+        try:
+            quant_pre_process(str(job.source), str(ready))
+        except AssertionError:  # its symbolic shape inference has gaps; this is the way round that its message names
+            quant_pre_process(str(job.source), str(ready), skip_symbolic_shape=True)
         quantize_static(
             str(ready),
             str(job.out),

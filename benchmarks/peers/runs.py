@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def hashed(*parts: bytes | str | Path) -> str:
         data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()[:16]
+
+
+@cache
+def folder_hash(folder: Path) -> str:
+    return hashed(*sorted(folder.iterdir()))
 
 
 def own_version() -> str:
@@ -105,9 +111,8 @@ class Runs:
         else:
             environment = (HERE / "requirements" / f"{tool.environment}.txt").read_text()
         calibration = self.prepared(name) / "calibration"
-        key = hashed(
-            source, calibration.parent.name, worker, HERE / "harness.py", environment, json.dumps(tool.options)
-        )
+        code = hashed(worker, HERE / "harness.py", environment, json.dumps(tool.options))
+        key = hashed(source, folder_hash(calibration), code)
         folder = self.work / "quantized" / f"{name}-{tool_name}-{key[:10]}"
         report = folder / "report.json"
         if run and (self.fresh or not report.exists()):
