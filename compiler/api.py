@@ -139,9 +139,26 @@ def check(
         key = (repr(target.pipeline(chosen)), spec.static_shapes)
         if key not in lowered:
             ctx = PassContext(diagnostics=notes)
-            lowered[key] = lower(graph, target, chosen, input_shapes=input_shapes, registry=registry, ctx=ctx)
+            lowered[key] = lower(
+                graph, target, chosen, input_shapes=input_shapes, calibrate=False, registry=registry, ctx=ctx
+            )
         out[name] = target.placement(lowered[key].graph, chosen)
+        _lint(graph, target, precision, notes)
     return out
+
+
+def _lint(graph: Graph, target: Target, precision: str | None, notes: Diagnostics) -> None:
+    """What breaks the rules of the target's scheme, where the model has Q/DQ already."""
+    from edgec.quantization.findings import summarise
+    from edgec.quantization.lint import lint
+    from edgec.specs.conditions import Setting
+
+    spec = target.spec()
+    for name, offered in spec.precisions.items():
+        if offered.quantization is not None and precision in (None, name):
+            findings = lint(graph, offered.quantization, Setting(name, spec.platform, graph.opset))
+            notes.items.extend(summarise(findings, graph.source))
+            return
 
 
 @contextmanager

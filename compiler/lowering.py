@@ -40,12 +40,16 @@ def lower(
     input_shapes: Sequence[str] = (),
     pipeline: str | Sequence[Step] | None = None,
     effort: Effort = "medium",
+    calibrate: bool = True,
     verify: Verify = "none",
     instruments: Sequence[Instrument] = (),
     registry: Registry,
     ctx: PassContext,
 ) -> Lowered:
-    """Run the target's pipeline on a copy of `graph`; `graph` itself becomes the reference."""
+    """Run the target's pipeline on a copy of `graph`; `graph` itself becomes the reference.
+
+    `calibrate`: False leaves out the passes that need calibration data: enough to see who would run each node.
+    """
     spec = target.spec()
     precision = spec.default_precision if precision is None else precision
     if precision not in spec.precisions:
@@ -57,6 +61,8 @@ def lower(
     if input_shapes:
         steps = [{"freeze-shapes": {"shapes": list(input_shapes)}}, *steps]
     passes = build_passes(steps, registry.passes())
+    if not calibrate:
+        passes = [p for p in passes if not any(q.needs_calibration for q in p.flat())]
     after = graph.clone()
     if spec.static_shapes:
         from edgec.passes.prepare.freeze_shapes import require_static_inputs

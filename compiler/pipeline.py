@@ -61,6 +61,7 @@ class Pass(ABC):
     requires: ClassVar[frozenset[str]] = frozenset()  # facts that must hold before
     establishes: ClassVar[frozenset[str]] = frozenset()  # facts that hold after
     invalidates: ClassVar[frozenset[str]] = frozenset()  # facts it may break
+    needs_calibration: ClassVar[bool] = False  # whether it runs the model on `ctx.calibration`
 
     @abstractmethod
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:

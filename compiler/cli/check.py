@@ -74,7 +74,7 @@ def check(
         }
     )
     console.diagnostics([*found, *(verdicts if len(names) == 1 else ())])
-    bad = any(d.severity.name == "ERROR" for d in verdicts)
+    bad = any(d.severity.name == "ERROR" for d in [*found, *verdicts])
     return 1 if bad or failed else 0
 
 

@@ -55,6 +55,7 @@ class Quantize(Pass):
 
     name: ClassVar[str] = "quantize"
     contract: ClassVar[Contract] = "lossy"
+    needs_calibration: ClassVar[bool] = True
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         scheme = self._scheme(ctx)
