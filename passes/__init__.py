@@ -60,6 +60,8 @@ _QUANTIZE: dict[str, str] = {
     "qoperator-to-qdq": "QoperatorToQdq",
     "canonical-qdq": "CanonicalQdq",
     "dequantize": "Dequantize",
+    "retype": "Retype",
+    "adopt-quantized": "AdoptQuantized",
     "quantize": "Quantize",
 }
 

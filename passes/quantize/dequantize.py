@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.diagnostics import Location
-from edgec.graph import Graph, attribute, ir, is_constant
+from edgec.graph import Graph, attribute, constant, ir, is_constant
 from edgec.passes.optimize.clip_limits import clip_limits, nonnegative
 from edgec.passes.quantize.qoperator_to_qdq import QoperatorToQdq
 from edgec.passes.quantize.quantized_input import params_of, stored_kind
@@ -137,7 +137,7 @@ _weight = const("stored")
 @rule(P.DequantizeLinear(_weight, const("scale"), rest("zero")))
 def float_weight(m: Match, rw: Rewriter) -> Result:
     data = _real(m)
-    return data if isinstance(data, Reject) else rw.const(data, _real_name(m.value("stored")))
+    return data if isinstance(data, Reject) else rw.const(data, real_name(m.value("stored")))
 
 
 @rule(P.DequantizeLinear(P.op("Gather", "Slice")(_weight, rest("how"), as_="move"), const("scale"), rest("zero")))
@@ -149,20 +149,28 @@ def float_table(m: Match, rw: Rewriter) -> Result:
     if isinstance(data, Reject):
         return data
     move = m.node("move")
-    return rw.op(move.op_type, rw.const(data, _real_name(m.value("stored"))), *m.rest("how"), attrs=move.attributes)
+    return rw.op(move.op_type, rw.const(data, real_name(m.value("stored"))), *m.rest("how"), attrs=move.attributes)
 
 
 def _real(m: Match) -> npt.NDArray[Any] | Reject:
-    params = params_of(m.root)
+    real = real_weight(m.root, m.value("stored"))
+    return Reject("its zero point is computed at run time, or it is of an unknown type") if real is None else real
+
+
+def real_weight(dq: ir.Node, stored: ir.Value) -> npt.NDArray[Any] | None:
+    """What `dq` makes of the constant `stored`, in its output's type; None where its parameters are not known."""
+    params = params_of(dq)
     if params is None:
-        return Reject("its zero point is computed at run time, or it is of an unknown type")
-    scale = m.array("scale")
-    real = params.dequantize(m.array("stored")).astype(scale.dtype)
-    out = m.root.outputs[0].dtype
+        return None
+    real: npt.NDArray[Any] = params.dequantize(np.asarray(constant(stored))).astype(
+        np.asarray(constant(dq.inputs[1])).dtype
+    )
+    out = dq.outputs[0].dtype
     return real if out is None else real.astype(out.numpy())
 
 
-def _real_name(stored: ir.Value) -> str:
+def real_name(stored: ir.Value) -> str:
+    """What a weight is called that is no longer stored."""
     name = stored.name or "w"
     return next((name.removesuffix(s) for s in ("_quantized", "_q") if name.endswith(s)), f"{name}_real")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgec.graph import constant, ir
+from edgec.graph import Graph, constant, ir
 from edgec.rewrite import Reject, Rewriter
 
 Array = npt.NDArray[Any]
@@ -99,3 +99,12 @@ def dequantize_bias(
     scale = np.asarray(product, np.asarray(a).dtype)
     scale = scale.reshape(()) if scale.size == 1 else scale.reshape(-1)
     return dequantize(rw, bias, rw.const(scale, f"{bias.name}_scale"), None, 0)
+
+
+def initializer(graph: Graph, hint: str, data: Array) -> ir.Value:
+    """A weight of the main graph, for passes that are no rules. `hint` begins its name."""
+    name = graph.fresh(hint)
+    tensor = ir.tensor(np.ascontiguousarray(data) if data.ndim else data, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(data.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.model.graph.register_initializer(value)
+    return value
