@@ -1,0 +1,128 @@
+"""Mixed precision of a real graph: quantise it with a choice of layers kept, run it, compare it with the float graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from edgec.compare import compare
+from edgec.diagnostics import Diagnostics, EdgecError, Location, error
+from edgec.graph import Graph
+from edgec.pipeline import Pass, PassContext, PassManager
+from edgec.quantization.budget import Budget, Score
+from edgec.quantization.mixed import Mixed, search
+from edgec.quantization.sensitivity import PROBES, Sensitivity, sensitivity
+from edgec.runtime import Session
+
+if TYPE_CHECKING:
+    from edgec.quantization.metric import Drop, Metric
+    from edgec.quantization.record import QuantRecord
+    from edgec.samples import Samples
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+MakePasses = Callable[[frozenset[str], str], Sequence[Pass]]
+"""The quantising pass and those that correct, given the nodes to keep and a calibration.json ("" for none yet)."""
+
+
+def search_mixed(
+    graph: Graph,
+    ctx: PassContext,
+    make_passes: MakePasses,
+    *,
+    min_sqnr: float | None = None,
+    min_agreement: float | None = None,
+    max_drop: Drop | None = None,
+    metric: Metric | None = None,
+    samples: Samples | None = None,
+    costs: Mapping[str, float] | None = None,
+    max_kept: float = 0.5,
+    probes: int = PROBES,
+    progress: Callable[[str], None] | None = None,
+) -> Mixed:
+    """Choose the nodes of `graph`, as it is before quantisation, that stay in higher precision. `graph` is not changed.
+
+    Calibration runs once: later trials read its statistics. `samples` judge (default: `ctx.samples`, then the
+    calibration data); outputs of the float graph on them are kept in memory. `metric` is also reported where only
+    another figure is asked for. Sensitivity weighs all channels of an output equally unless the SQNR is asked for.
+
+    Raises:
+        EdgecError: EC0750 no samples; EC0754 the budget is no budget; EC0755 nothing meets it; those of the passes.
+    """
+    judged = samples or ctx.samples or ctx.calibration
+    if judged is None:
+        raise error("EC0750", "mixed precision needs samples to judge by", Location(graph.source))
+    with tempfile.TemporaryDirectory(prefix="edgec-mixed-") as folder:
+        trials = Trials(graph, ctx, make_passes, judged, metric, Path(folder))
+        budget = Budget(min_sqnr, min_agreement, max_drop, trials.baseline)
+        found = trials.sensitivity(probes, balanced=min_sqnr is None)
+        return search(found, trials.evaluate, budget, costs=costs, max_kept=max_kept, progress=progress)
+
+
+class Trials:
+    """Quantised variants of one graph, judged on the same samples."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        ctx: PassContext,
+        make_passes: MakePasses,
+        samples: Samples,
+        metric: Metric | None,
+        folder: Path,
+    ) -> None:
+        self.graph, self.ctx, self.make_passes, self.samples, self.metric = graph, ctx, make_passes, samples, metric
+        self._ranges = folder / "calibration.json"
+        session = Session(graph)
+        self._inputs = [v.name or "" for v in graph.inputs]
+        self._reference = list(session.run_all(samples))
+        if not self._reference:
+            raise error("EC0750", "mixed precision needs samples to judge by", Location(samples.describe))
+        self.baseline = self._metric(session, self._reference)
+
+    def quantize(self, keep: frozenset[str]) -> tuple[Graph, QuantRecord | None]:
+        """A copy, quantised. The first time, calibration runs; if a later choice needs values it did not see, again."""
+        try:
+            return self._quantize(keep, str(self._ranges) if self._ranges.exists() else "")
+        except EdgecError as e:
+            if not self._ranges.exists() or e.diagnostics[0].code != "EC0873":
+                raise
+            return self._quantize(keep, "")
+
+    def _quantize(self, keep: frozenset[str], ranges: str) -> tuple[Graph, QuantRecord | None]:
+        after = self.graph.clone()
+        ctx = dataclasses.replace(self.ctx, diagnostics=Diagnostics(), quantization=None, rejections={})
+        PassManager(self.make_passes(keep, ranges)).run(after, ctx)
+        record = ctx.quantization
+        if record is not None and record.statistics is not None and not ranges and not self._ranges.exists():
+            record.statistics.save(self._ranges)
+        return after, record
+
+    def sensitivity(self, probes: int, *, balanced: bool) -> Sensitivity:
+        """Of the graph with nothing kept."""
+        after, record = self.quantize(frozenset())
+        if record is None:
+            return sensitivity(self.graph, self.graph, self.samples, probes=1)
+        samples = self.ctx.calibration or self.samples
+        return sensitivity(record.reference, after, samples, probes=probes, balanced=balanced)
+
+    def evaluate(self, keep: frozenset[str]) -> Score:
+        """What a choice reaches."""
+        after, _ = self.quantize(keep)
+        session = Session(after)
+        outputs = list(session.run_all(self.samples))
+        found = compare(self._reference, outputs)
+        top = [o.top1_agreement for o in found.outputs if o.top1_agreement is not None]
+        return Score(found.worst_sqnr_db, min(top, default=None), self._metric(session, outputs))
+
+    def _metric(self, session: Session, outputs: Sequence[Arrays]) -> float | None:
+        if self.metric is None:
+            return None
+        if self.metric.form == "predict":
+            return self.metric.of_session(session, self._inputs)
+        return self.metric.of_outputs(outputs, self._reference)
