@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edgec.diagnostics import Location, error
 from edgec.graph import Graph, ir, static_shape
+from edgec.infer import infer_shapes
 from edgec.quantization.statistics import ChannelRange, Statistics
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -48,6 +49,7 @@ class Probes:
         self.graph = graph.clone()
         self.values = values
         self.nbytes = 0
+        self._whole: list[str] = []  # values whose extremes are outputs; those of the others are seen by channel
         self._taken: dict[str, _Taken] = {}
         self._channels: dict[str, tuple[int, str, str]] = {}
         self._steps: dict[tuple[int, int], tuple[ir.Value, ir.Value]] = {}
@@ -56,6 +58,8 @@ class Probes:
         self._wanted, self._sample = self._input("wanted"), self._input("sample")
         g = self.graph.model.graph
         known = {v.name: v for v in g.inputs} | {v.name: v for n in g for v in n.outputs}
+        if any((v := known.get(name)) is not None and v.shape is None for name in values):
+            infer_shapes(self.graph)
         lows, highs = [], []
         for name in values:
             v = known.get(name)
@@ -68,12 +72,12 @@ class Probes:
             self.nbytes += 4 * (size or 0)
             run = _RUN if size is not None and size % _RUN == 0 else 1
             rows = self._node("Reshape", [x, self._constant([-1, run])])
-            lows.append(self._node("ReduceMin", [rows], keepdims=1))
-            highs.append(self._node("ReduceMax", [rows], keepdims=1))
+            if not (name in axes and self._by_channel(name, v, x, axes[name])):
+                self._whole.append(name)
+                lows.append(self._node("ReduceMin", [rows], keepdims=1))
+                highs.append(self._node("ReduceMax", [rows], keepdims=1))
             if histogram:
                 self._taken[name] = self._take(rows, run, None if size is None else size // run)
-            if name in axes:
-                self._by_channel(name, v, x, axes[name])
         self._after = g[-1] if len(g) else None
         self._low = self._output(self._node("Concat", lows, axis=0)) if lows else ""
         self._high = self._output(self._node("Concat", highs, axis=0)) if highs else ""
@@ -95,10 +99,15 @@ class Probes:
 
     def read(self, outputs: Arrays, wanted: int, stats: Statistics) -> None:
         """Add the outputs of one run, with `wanted` elements, to `stats`."""
-        if not self.values:
-            return
-        lows, highs = outputs[self._low].reshape(-1).tolist(), outputs[self._high].reshape(-1).tolist()
-        for name, low, high in zip(self.values, lows, highs, strict=True):
+        extremes: dict[str, tuple[float, float]] = {}
+        if self._whole:
+            lows, highs = outputs[self._low].reshape(-1).tolist(), outputs[self._high].reshape(-1).tolist()
+            extremes.update(zip(self._whole, zip(lows, highs, strict=True), strict=True))
+        for name, (axis, low_name, high_name) in self._channels.items():
+            seen = ChannelRange(axis, outputs[low_name], outputs[high_name])
+            stats.add_channels(name, seen)
+            extremes[name] = seen.whole
+        for name in self.values:
             values, weight = np.zeros(0, np.float32), 1
             if (taken := self._taken.get(name)) is not None:
                 values = outputs[taken.name]
@@ -106,9 +115,7 @@ class Probes:
                     weight = _stride(taken.rows, wanted // taken.run)
                 elif taken.size is not None:
                     weight = max(1, round(int(outputs[taken.size]) / max(values.size, 1)))
-            stats.sketch(name).add(values, weight=weight, extremes=(low, high))
-        for name, (axis, low_name, high_name) in self._channels.items():
-            stats.add_channels(name, ChannelRange(axis, outputs[low_name], outputs[high_name]))
+            stats.sketch(name).add(values, weight=weight, extremes=extremes[name])
 
     def _take(self, rows: ir.Value, run: int, count: int | None) -> _Taken:
         """Every so many rows, from a start that changes with the sample."""
@@ -123,7 +130,8 @@ class Probes:
         start = self._node("Mod", [self._sample, step])
         return _Taken(self._output(self._node("Slice", [rows, start, end, zero, step])), run, None, self._output(size))
 
-    def _by_channel(self, name: str, v: ir.Value, x: ir.Value, axis: int | None) -> None:
+    def _by_channel(self, name: str, v: ir.Value, x: ir.Value, axis: int | None) -> bool:
+        """Extremes of each channel become outputs; False where there are no channels to speak of."""
         rank = v.shape.rank() if v.shape is not None else 0
         if rank < 2:
             if axis is not None:
@@ -131,7 +139,7 @@ class Probes:
                     f"cannot tell channels of {name!r} apart: its rank is {rank if v.shape is not None else 'unknown'}"
                 )
                 raise error("EC0717", what, Location(self.graph.source))
-            return
+            return False
         axis = axis % rank if axis is not None else (1 if rank >= 4 else rank - 1)
         others = [i for i in range(rank) if i != axis]
         ends: list[str] = []
@@ -141,6 +149,7 @@ class Probes:
             else:
                 ends.append(self._output(self._node(op, [x], axes=others, keepdims=0)))
         self._channels[name] = axis, ends[0], ends[1]
+        return True
 
     def _node(self, op: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
         """A node right behind the value's producer: the order is kept, so that the value can go as soon as it is read."""

@@ -33,7 +33,7 @@ class TensorSketch:
 
     `low`, `high`: inf and -inf before the first sample. `low_sum`, `high_sum`: of each sample's extremes.
     `not_finite`: NaN and infinities found among the values counted; they are in no bucket.
-    `growth`: (samples, low, high) after 1, 2, 4, 8 ... samples.
+    `growth`: (samples, low, high) after 1, 2, 4, 8 ... samples, of the range that holds 99.9 % of the elements.
     `keys`: bucket numbers, ascending like the values in them, 0 for zero; `counts`: elements in each.
     """
 
@@ -77,7 +77,7 @@ class TensorSketch:
         self.low_sum += low
         self.high_sum += high
         if self.samples & (self.samples - 1) == 0:
-            self.growth.append((self.samples, self.low, self.high))
+            self.growth.append((self.samples, *self.bulk()))
 
     def fold(self) -> None:
         """Count the values that wait. Whatever reads buckets does this first."""
@@ -93,15 +93,15 @@ class TensorSketch:
         """Take in what `other` saw of the same tensor on other samples."""
         other.fold()
         self.fold()
-        seen, low, high = self.samples, self.low, self.high
-        self.growth += [(seen + n, min(low, a), max(high, b)) for n, a, b in other.growth]
         self.samples += other.samples
         self.elements += other.elements
-        self.low, self.high = min(low, other.low), max(high, other.high)
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.low_sum += other.low_sum
         self.high_sum += other.high_sum
         self.not_finite += other.not_finite
         self.keys, self.counts = _add(self.keys, self.counts, other.keys, other.counts)
+        if self.samples and (not self.growth or self.samples >= 2 * self.growth[-1][0]):
+            self.growth.append((self.samples, *self.bulk()))
 
     @classmethod
     def group(cls, members: Iterable[TensorSketch]) -> TensorSketch:
@@ -165,6 +165,10 @@ class TensorSketch:
         part = (target - (total[i] - self.counts[i])) / self.counts[i]
         value = lower[i] + (upper[i] - lower[i]) * min(max(part, 0.0), 1.0)
         return float(min(max(value, self.low), self.high))
+
+    def bulk(self) -> tuple[float, float]:
+        """The range without the outermost 0.05 % of the elements at each end."""
+        return self.quantile(0.0005), self.quantile(0.9995)
 
     def share_at(self, value: float) -> float:
         """The part of the elements that lies in the bucket of `value`."""
@@ -255,7 +259,10 @@ def _pack(steps: Array, counts: Array) -> str:
 
 
 def _unpack(text: str) -> tuple[Array, Array]:
-    raw = zlib.decompress(base64.b64decode(text, validate=True))
+    try:
+        raw = zlib.decompress(base64.b64decode(text, validate=True))
+    except zlib.error as e:
+        raise ValueError(str(e)) from None
     if len(raw) % 12:
         raise ValueError("buckets are cut off")
     n = len(raw) // 12

@@ -36,6 +36,11 @@ class ChannelRange:
         self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
 
     @property
+    def whole(self) -> tuple[float, float]:
+        """Extremes of all channels: inf and -inf where there are none."""
+        return float(self.low.min(initial=np.inf)), float(self.high.max(initial=-np.inf))
+
+    @property
     def largest(self) -> Array:
         """Largest absolute value of each channel."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
@@ -130,8 +135,8 @@ class Statistics:
 FEW_SAMPLES = 16
 """Fewer than this are always worth a warning."""
 
-_STILL_MOVING = 0.05
-"""Growth of a tensor's range over the last doubling of the samples that counts as movement."""
+_STILL_MOVING = 0.1
+"""Movement of a tensor's range over the last doubling of the samples that counts, as a part of its width."""
 
 _SATURATED = 0.02
 """Part of a tensor's elements in the topmost bucket, not at zero, that counts as saturation."""
@@ -145,6 +150,7 @@ def review(stats: Statistics, notes: Diagnostics, *, where: Location | None = No
     if bad:
         what = f"{_some(bad)} took values that are NaN or infinite: their ranges mean nothing"
         notes.warn("EC0722", what, place, "run `edgec compare` on the model and a sample to see where they begin")
+    tensors = {n: s for n, s in tensors.items() if n not in bad}
     dead = [n for n, s in tensors.items() if s.low == s.high == 0]
     if dead:
         what = f"{_some(dead)} {_was(dead)} zero in all {stats.samples} samples: nothing is known of the range"
@@ -168,7 +174,7 @@ def _enough(stats: Statistics, tensors: dict[str, TensorSketch], notes: Diagnost
     if not few and len(moving) * 2 <= len(tensors):
         return
     known = (
-        f"; the ranges of {len(moving)} of {len(tensors)} tensors still grew over the last half of them"
+        f"; the ranges of {len(moving)} of {len(tensors)} tensors still moved over the last half of them"
         if moving
         else ""
     )
@@ -177,13 +183,16 @@ def _enough(stats: Statistics, tensors: dict[str, TensorSketch], notes: Diagnost
 
 
 def last_growth(sketch: TensorSketch) -> float:
-    """How much wider the range has become since about half of the samples, as a part of its width; 0 for one sample."""
+    """How far the ends of the range that holds 99.9 % have moved since about half of the samples, as a part of its width.
+
+    0 for one sample. The extremes themselves are no measure: those of real data grow for ever.
+    """
     before = [(low, high) for n, low, high in sketch.growth if n * 2 <= sketch.samples]
     if not before:
         return 0.0
-    low, high = before[-1]
-    width = sketch.high - sketch.low
-    return (width - (high - low)) / width if width > 0 else 0.0
+    (was_low, was_high), (low, high) = before[-1], sketch.bulk()
+    width = high - low
+    return max(abs(low - was_low), abs(high - was_high)) / width if width > 0 else 0.0
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,113 @@
+"""Statistics: stored, loaded, merged; what review finds in them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from edgec.diagnostics import Diagnostics, EdgecError
+from edgec.quantization.sketch import TensorSketch
+from edgec.quantization.statistics import ChannelRange, Statistics, last_growth, review
+
+
+def stats_of(samples: int = 32, **tensors: object) -> Statistics:
+    """Each tensor: a function of the sample's number that gives its elements."""
+    out = Statistics(model_hash="m")
+    for name, make in tensors.items():
+        for i in range(samples):
+            out.sketch(name).add(np.asarray(make(i), np.float32))  # type: ignore[operator]
+    out.add_data(samples, "d")
+    return out
+
+
+def found(stats: Statistics) -> list[str]:
+    notes = Diagnostics()
+    review(stats, notes)
+    return [d.code for d in notes]
+
+
+def normal(i: int) -> np.ndarray:
+    return np.random.default_rng(i).standard_normal(4096)
+
+
+def test_saved_and_loaded(tmp_path):
+    stats = stats_of(4, a=normal, b=lambda i: [0, i])
+    stats.add_channels("a", ChannelRange(1, np.float32([-1, 0.1]), np.float32([2, 3])))
+    path = tmp_path / "calibration.json"
+    stats.save(path)
+    back = Statistics.load(path)
+    assert (back.model_hash, back.data_hash, back.samples) == ("m", "d", 4)
+    assert back.tensors["a"].to_json() == stats.tensors["a"].to_json()
+    assert back.per_channel["a"].axis == 1
+    np.testing.assert_array_equal(back.per_channel["a"].low, np.float32([-1, 0.1]))
+    back.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_damaged_files_are_told_from_others(tmp_path):
+    path = tmp_path / "calibration.json"
+    stats = stats_of(2, a=normal)
+    stats.save(path)
+    good = json.loads(path.read_text())
+    bad = [
+        "",
+        "[]",
+        "{}",
+        '{"format": "edgec-calibration", "version": 99}',
+        json.dumps({**good, "tensors": {"a": {}}}),
+        json.dumps({**good, "tensors": {"a": {**good["tensors"]["a"], "buckets": "AAAA"}}}),
+        json.dumps({**good, "samples": None}),
+        path.read_text()[:-40],
+    ]
+    for text in bad:
+        path.write_text(text)
+        with pytest.raises(EdgecError, match="EC0720"):
+            Statistics.load(path)
+    with pytest.raises(EdgecError, match="EC0720"):
+        Statistics.load(tmp_path / "absent.json")
+
+
+def test_merging_adds_samples_and_names_the_data_in_order():
+    a, b = stats_of(3, t=normal), stats_of(5, t=lambda i: normal(i + 3), u=normal)
+    a.add_channels("t", ChannelRange(0, np.float32([-1]), np.float32([1])))
+    b.add_channels("t", ChannelRange(0, np.float32([-3]), np.float32([0])))
+    a.merge(b)
+    assert (a.samples, a.tensors["t"].samples, a.tensors["u"].samples) == (8, 8, 5)
+    assert a.data_hash != "d"
+    assert (a.per_channel["t"].low[0], a.per_channel["t"].high[0], a.per_channel["t"].largest[0]) == (-3, 1, 3)
+    with pytest.raises(EdgecError, match="EC0719"):
+        a.merge(Statistics(model_hash="other"))
+
+
+def test_sound_statistics_pass_without_a_word():
+    assert found(stats_of(128, a=normal, b=lambda i: np.abs(normal(i)))) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda i: [1, np.nan] if i == 3 else [1, 2], "EC0722"),
+        (lambda i: [1, np.inf], "EC0722"),
+        (lambda i: [0, 0], "EC0723"),
+        (lambda i: [2.5, 2.5], "EC0724"),
+        (lambda i: np.minimum(np.abs(normal(i)), 0.7), "EC0725"),
+    ],
+)
+def test_each_finding(make, code):
+    assert found(stats_of(32, suspect=make, a=normal, b=normal)) == [code]
+
+
+def test_too_few_or_still_moving():
+    assert found(stats_of(4, a=normal)) == ["EC0726"]
+    growing = {n: lambda i, k=k: [-1, (i + 1) * k] for k, n in enumerate("abc", 1)}
+    stats = stats_of(64, **growing)
+    assert last_growth(stats.tensors["a"]) == pytest.approx(32 / 65, abs=0.02)
+    notes = Diagnostics()
+    review(stats, notes)
+    assert [d.code for d in notes] == ["EC0726"]
+    assert re.search("3 of 3 tensors still moved", notes.items[0].message)
+    assert last_growth(TensorSketch()) == 0
