@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import attribute, constant, ir, is_constant, static_shape
-from edgec.passes.quantize.qdq_nodes import dequantize
+from edgec.passes.quantize.qdq_nodes import dequantize, typed
 from edgec.passes.quantize.quantized_input import params_of
 from edgec.pattern import Match, P, const, rest, var
 from edgec.pipeline import Contract, RewritePass
@@ -131,7 +131,8 @@ def write_out_params(m: Match, rw: Rewriter) -> Result:
     z = rw.const(data, f"{name.removesuffix('_scale')}_zp") if zero is None or vector else zero
     drop = ("axis",) if vector else ()
     attrs = {k: a for k, a in node.attributes.items() if k not in drop}
-    return rw.op(node.op_type, m.value("x"), s, z, attrs=attrs, like=node.outputs[0])
+    new = rw.op(node.op_type, m.value("x"), s, z, attrs=attrs)
+    return typed(new, z.dtype if node.op_type == "QuantizeLinear" else s.dtype, m.value("x"))
 
 
 @dataclass(frozen=True)

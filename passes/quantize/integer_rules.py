@@ -111,11 +111,12 @@ def _pair(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     return (scale, zero) if scale.const_value is not None and scale.const_value.size == 1 else None
 
 
-def _moves_stored(node: ir.Node) -> bool:
-    return node.inputs[0] is not None and _stored(node.inputs[0])
+def moves_stored(node: ir.Node) -> bool:
+    """Whether it only moves data, and the data is in few bits."""
+    return node.op_type in _MOVES and node.domain == "" and node.inputs[0] is not None and _stored(node.inputs[0])
 
 
-@rule(P.op(*_MOVES)(rest("ins"), where_=_moves_stored))
+@rule(P.op(*_MOVES)(rest("ins"), where_=moves_stored))
 def move_reals(m: Match, rw: Rewriter) -> Result:
     x, *others = m.rest("ins")
     assert x is not None  # matched

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgec.diagnostics import Location
-from edgec.graph import Graph
-from edgec.passes.quantize.quantized_input import CONTRIB, DYNAMIC_OPS, PACKED_OPS, STATIC_OPS
+from edgec.graph import Graph, ir
+from edgec.passes.quantize.quantized_input import CONTRIB, DEQUANTIZE, DYNAMIC_OPS, PACKED_OPS, QUANTIZE, STATIC_OPS
 from edgec.pipeline import Pass, PassContext, PassResult, rewrite_result
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class QoperatorToQdq(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         from edgec.passes.quantize.contrib_rules import CONTRIB_RULES
         from edgec.passes.quantize.dynamic_rules import DROP_RANGES, DYNAMIC_RULES
-        from edgec.passes.quantize.integer_rules import INTEGER_RULES
+        from edgec.passes.quantize.integer_rules import INTEGER_RULES, moves_stored
 
         rules = INTEGER_RULES + CONTRIB_RULES + DYNAMIC_RULES
-        if not any(_converted(n.domain, n.op_type) for n in graph.nodes()):
+        if not any(_converted(n) or _spelt_otherwise(n) or moves_stored(n) for n in graph.nodes()):
             return PassResult(False)
         result = rewrite_result(rules.apply(graph), ctx)
         stats, changed = dict(result.stats), result.changed
@@ -61,12 +61,19 @@ class QoperatorToQdq(Pass):
         return PassResult(changed, stats)
 
 
-def _converted(domain: str, op: str) -> bool:
-    return domain in ("", "ai.onnx", CONTRIB) and (op in STATIC_OPS or op in DYNAMIC_OPS or op in PACKED_OPS)
+def _converted(node: ir.Node) -> bool:
+    """Whether it is one of the ops this pass is about."""
+    op = node.op_type
+    return node.domain in ("", "ai.onnx", CONTRIB) and (op in STATIC_OPS or op in DYNAMIC_OPS or op in PACKED_OPS)
+
+
+def _spelt_otherwise(node: ir.Node) -> bool:
+    """Q/DQ in ONNX Runtime's own domain: ONNX had fewer types once."""
+    return node.domain == CONTRIB and node.op_type in (QUANTIZE, DEQUANTIZE)
 
 
 def _tell_left(graph: Graph, ctx: PassContext, rules: Sequence[str]) -> None:
-    left = [n for n in graph.nodes() if _converted(n.domain, n.op_type) and n.op_type != "DynamicQuantizeLinear"]
+    left = [n for n in graph.nodes() if _converted(n) and n.op_type != "DynamicQuantizeLinear"]
     if not left:
         return
     reasons = {node: why for name in rules for node, why in ctx.rejections.get(name, {}).items()}
