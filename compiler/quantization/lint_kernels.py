@@ -148,11 +148,17 @@ class KernelRules:
                 if not other.same(have[0]):
                     message = f"{main.op_type} has {have[0].says()} and {other.says()}; all must be the same"
                     hint = "give inputs and output one scale and zero point"
-                    self.add(main, "shared", message, hint)
+                    forced = any(self._prescribed(lin) for lin in have)  # rescaled before the op, there is no other way
+                    self.add(main, "shared", message, hint, Severity.NOTE if forced else None)
                     break
         if rule.fixed is not None:
             for q in written:
                 self._fixed(q, rule)
+
+    def _prescribed(self, lin: Linear) -> bool:
+        """Whether some op prescribes this very scale for what it puts out."""
+        scales = [r.fixed.scale for rules in self.scheme.ops.values() for r in rules if r.fixed is not None]
+        return lin.scale is not None and any(np.allclose(lin.scale, s, rtol=1e-4, atol=0) for s in scales)
 
     def _fixed(self, q: Linear, rule: OpRule) -> None:
         assert rule.fixed is not None  # callers ask

@@ -210,6 +210,8 @@ class TensorRules:
         if x.scale is None or w.scale is None or lin.scale is None or w.block:
             return  # said already
         wanted = x.scale * w.scale
+        if lin.scale.size % wanted.size == 0:  # groups of a transposed convolution have the weight's scales each
+            wanted = np.tile(wanted.reshape(-1), lin.scale.size // wanted.size)
         fits = wanted.size in (1, lin.scale.size) or lin.scale.size == 1
         if not fits or not np.allclose(lin.scale.reshape(-1), wanted.reshape(-1), rtol=BIAS_TOLERANCE, atol=0):
             message = f"the scale of the bias of {node.name!r} is not that of input times weight"
@@ -232,8 +234,10 @@ class TensorRules:
         if lin.dtype not in known:
             message = f"a constant of {node.op_type} {node.name!r} is {lin.dtype}; {self.scheme.name} wants {' or '.join(sorted(known))}"
             self.add(lin.node, "dtype", message, "or leave it in float")
-        elif lin.dtype == self.scheme.weights.dtype:
-            self._zero_point(lin, self.scheme.weights)
+            return
+        kinds = [k for k in (self.scheme.weights, self.scheme.activations) if k is not None and k.dtype == lin.dtype]
+        if kinds and (all(k.symmetric for k in kinds) or all(k.nonzero for k in kinds)):
+            self._zero_point(lin, kinds[0])
 
     def activation(self, lin: Linear) -> None:
         node = lin.node

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgec.graph import Graph, constant, ir
 from edgec.passes.quantize.plan import BiasSite, Plan, WeightSite
-from edgec.quantization.params import LIMITS, QuantParams
+from edgec.quantization.params import LIMITS, SMALLEST_SCALE, QuantParams
 from edgec.rewrite import FROM_KEY, RULE_KEY
 
 DTYPES = {
@@ -47,10 +47,11 @@ class Inserter:
 
     def _pair(self, value: ir.Value, p: QuantParams, uses: Sequence[tuple[ir.Node, int]], whole: bool) -> None:
         name = value.name or ""
+        p = in_type(p, value.dtype)
         public = whole and value.is_graph_output()
         if public:  # the output keeps its name: the value before the pair gets another
             value.name = self.graph.fresh(f"{name}_float")
-        scale, zero = self._params(name, p)
+        scale, zero = self._params(name, p, value.dtype)
         q = self._node("QuantizeLinear", [value, scale, zero], f"{name}_q", DTYPES[p.dtype], value, p)
         dq = self._node("DequantizeLinear", [q.outputs[0], scale, zero], f"{name}_dq", value.dtype, value, p)
         if public:
@@ -76,7 +77,7 @@ class Inserter:
             value = site.node.inputs[site.input]
             assert value is not None  # a site is made of an input that is given
             key = weight_key(site, value)
-            p = params[key]
+            p = in_type(params[key], value.dtype)
             if key not in made:
                 data = constant(value)
                 assert data is not None  # a weight site is constant
@@ -94,24 +95,29 @@ class Inserter:
             data = constant(value)
             assert value is not None  # as for weights
             assert data is not None
+            if p.scale.ndim:  # a Gemm's may be [1, N] or one number
+                data = np.broadcast_to(data.reshape(-1), p.scale.shape)
             q = np.clip(np.rint(data.astype(np.float64) / p.scale), *LIMITS["int32"]).astype(np.int32)
             stored = self._stored(value.name or "b", q, p)
-            site.node.replace_input_with(site.input, self._dequantized(stored, value, p, site.node))
+            real = self._dequantized(stored, value, p, site.node)
+            real.shape = ir.Shape(q.shape)
+            site.node.replace_input_with(site.input, real)
 
     def _stored(self, name: str, data: npt.NDArray[np.int32], p: QuantParams) -> ir.Value:
         return self._initializer(f"{name}_q", data.astype(DTYPES[p.dtype].numpy()), DTYPES[p.dtype])
 
     def _dequantized(self, stored: ir.Value, original: ir.Value, p: QuantParams, reader: ir.Node) -> ir.Value:
-        scale, zero = self._params((stored.name or "w_q").removesuffix("_q"), p)
+        scale, zero = self._params((stored.name or "w_q").removesuffix("_q"), p, original.dtype)
         name = f"{(stored.name or 'w_q').removesuffix('_q')}_dq"
         node = self._node("DequantizeLinear", [stored, scale, zero], name, original.dtype, original, p)
         self.g.insert_before(reader, node)
         return node.outputs[0]
 
-    def _params(self, name: str, p: QuantParams) -> tuple[ir.Value, ir.Value]:
+    def _params(self, name: str, p: QuantParams, dtype: ir.DataType | None) -> tuple[ir.Value, ir.Value]:
         zero = p.zero_point.astype(DTYPES[p.dtype].numpy())
+        dtype = dtype or ir.DataType.FLOAT
         return (
-            self._initializer(f"{name}_scale", p.scale.astype(np.float32), ir.DataType.FLOAT),
+            self._initializer(f"{name}_scale", p.scale.astype(dtype.numpy()), dtype),
             self._initializer(f"{name}_zp", zero, DTYPES[p.dtype]),
         )
 
@@ -137,6 +143,19 @@ class Inserter:
         return node
 
 
-def weight_key(site: WeightSite, value: ir.Value) -> tuple[ir.Value, int | None, str]:
+def in_type(p: QuantParams, dtype: ir.DataType | None) -> QuantParams:
+    """`p` with scales a tensor of this type can have: ONNX Runtime wants Q's scale in the type of what it reads."""
+    if dtype is None or dtype is ir.DataType.FLOAT:
+        return p
+    smallest = float(np.finfo(np.float16).tiny) if dtype is ir.DataType.FLOAT16 else SMALLEST_SCALE
+    scale = p.scale.astype(dtype.numpy()).astype(np.float32)
+    scale = np.where(scale == p.scale, scale, np.maximum(scale, smallest)).astype(np.float32)
+    return QuantParams(scale, p.zero_point, p.dtype, p.axis, p.block, p.narrow)
+
+
+WeightKey = tuple[ir.Value, int | None, str]
+
+
+def weight_key(site: WeightSite, value: ir.Value) -> WeightKey:
     """What makes two sites share one stored weight."""
     return value, site.block_axis if site.block_axis is not None else site.axis, site.kind.model_dump_json()

@@ -7,11 +7,12 @@ would gain nothing. Nor is it where no op that computes comes after it: the tail
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from edgec.graph import Graph, ir, is_constant, static_shape
-from edgec.specs.conditions import Setting
+from edgec.specs.conditions import Setting, applies
 from edgec.specs.scheme import Fixed, OpRule, QuantKind, Scheme
 from edgec.units import Units, find_units
 
@@ -119,6 +120,7 @@ class _Planner:
         self.keep, self.kinds, self.taken = keep, kinds, taken
         self.units: Units = find_units(graph, scheme.units, setting)
         self.made = Plan()
+        self.position = {n: i for i, n in enumerate(graph.model.graph)}
         self._reads: dict[ir.Value, bool] = {}
         self.stored: set[str] = set()  # values whose every reader gets them stored
 
@@ -179,8 +181,15 @@ class _Planner:
             return
         if rule.weight is not None and not self._constant(node, rule.weight):
             inputs.append((node, rule.weight))  # a product of two activations
-        if rule.skip_only and len(inputs) > 1:
-            inputs = [u for u in inputs if not self._computed(_read(u))] or inputs
+        if rule.skip_only and len(inputs) == 2:
+            inputs = self._skip(inputs)
+        refused = next((p for u in inputs if (p := self._keeps_float(_read(u))) is not None), None)
+        if refused is not None:
+            reason = f"reads {node_name(refused)}, and {refused.op_type} must not be stored on both sides"
+            self.made.kept[node_name(node)] = reason
+            return
+        if not inputs:
+            return
         kind = rule.activations or self.scheme.activations
         assert kind is not None  # static schemes have activations
         for use in inputs:
@@ -193,7 +202,7 @@ class _Planner:
                 self.made.weights.append(WeightSite(*use, replace_kind(kind), None))
         if rule.bias is not None and self._constant(node, rule.bias) and self.scheme.bias == "int32":
             first = rule.inputs[0] if isinstance(rule.inputs, tuple) and rule.inputs else 0
-            if rule.weight is not None and self._constant(node, rule.weight):
+            if rule.weight is not None and self._constant(node, rule.weight) and _is_bias(node.inputs[rule.bias]):
                 self.made.biases.append(BiasSite(node, rule.bias, first, rule.weight))
         self._outputs(kernel, rule, kind, inputs)
 
@@ -211,7 +220,38 @@ class _Planner:
             site.range = rule.range or site.range
             self.stored.add(v.name)
             if rule.share:
-                self.made.merge([v.name, *(n for u in inputs if (n := _read(u).name) in self.made.activations)])
+                self._share(v.name, [n for u in inputs if (n := _read(u).name) in self.made.activations])
+
+    def _share(self, out: str, inputs: list[str]) -> None:
+        """One group for inputs and output. Not where one input's scale is prescribed and another's is not: the range of
+        one would destroy the other, and rescaling before the op does not.
+        """
+        groups = self.made.activations
+        prescribed = {
+            next((s.fixed for s in groups.values() if s.group == groups[n].group and s.fixed is not None), None)
+            for n in inputs
+        }
+        if len(prescribed) == 1:
+            self.made.merge([out, *inputs])
+
+    def _skip(self, uses: list[Use]) -> list[Use]:
+        """The skip input of a residual addition: the one that the kernel which runs last before it does not compute."""
+        computed = [u for u in uses if self._computed(_read(u))]
+        if not computed:
+            return []  # no kernel to add inside
+        last = max(computed, key=lambda u: self.position[_producer(_read(u))])
+        return [u for u in uses if u is not last]
+
+    def _keeps_float(self, v: ir.Value) -> ir.Node | None:
+        """The node that computes the value, where it reads stored values and must then not write any."""
+        producer = v.producer()
+        if producer is None or producer in self.units.of:
+            return None
+        key = f"{producer.domain}::{producer.op_type}" if producer.domain else producer.op_type
+        for entry in self.scheme.float_ops.get(key, ()):
+            if entry.when is None or applies(entry.when, producer, self.setting) is True:
+                return producer if any(x is not None and x.name in self.stored for x in producer.inputs) else None
+        return None
 
     def _read_stored(self, v: ir.Value) -> bool:
         """Whether a kernel that asks for integers by itself reads the value, directly or through ops that follow."""
@@ -298,6 +338,22 @@ def _read(use: Use) -> ir.Value:
     value = use[0].inputs[use[1]]
     assert value is not None  # uses are made of inputs that are given
     return value
+
+
+def _is_bias(v: ir.Value | None) -> bool:
+    """Whether a constant is one number for each output channel (or for all), in float32: half precision has no scales
+    as small as those of sums.
+    """
+    shape = static_shape(v)
+    if v is None or v.dtype is not ir.DataType.FLOAT or shape is None:
+        return False
+    return math.prod(shape) == (shape[-1] if shape else 1)
+
+
+def _producer(v: ir.Value) -> ir.Node:
+    producer = v.producer()
+    assert producer is not None  # of what a kernel computes
+    return producer
 
 
 def _float(v: ir.Value) -> bool:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from edgec.diagnostics import error
-from edgec.graph import Graph, constant, ir
+from edgec.graph import Graph, constant
+from edgec.passes.quantize.bias import bias_params
 from edgec.passes.quantize.hazards import find_hazards, hazard_values
-from edgec.passes.quantize.insert import Inserter, weight_key
+from edgec.passes.quantize.insert import Inserter, WeightKey, weight_key
 from edgec.passes.quantize.plan import Plan, make_plan
 from edgec.passes.quantize.quantized_input import already_quantized
 from edgec.passes.quantize.weight_ranges import weight_params
 from edgec.pipeline import Pass, PassContext, PassResult
-from edgec.quantization.params import LIMITS, QuantParams, params_of_range
+from edgec.quantization.params import QuantParams, params_of_range
 from edgec.quantization.record import QuantRecord
 from edgec.specs.conditions import Setting
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from edgec.specs.scheme import Scheme
 
 Method = Literal["mse", "minmax", "moving-average", "percentile", "entropy"]
-
-WeightKey = tuple[ir.Value, int | None, str]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Quantize(Pass):
         if statistics is not None:
             record.activations = self._activation_params(plan, statistics, limits)
         weights = self._weight_params(plan)
-        biases = _bias_params(plan, record.activations, weights)
+        biases = bias_params(plan, record.activations, weights)
         inserter = Inserter(graph)
         record.weights = inserter.weights(plan.weights, weights)
         inserter.biases(plan.biases, biases)
@@ -170,31 +169,3 @@ class Quantize(Pass):
                 axis = site.block_axis if site.kind.per == "block" else site.axis
                 out[key] = weight_params(data, site.kind, axis, method=self.weights)
         return out
-
-
-def _bias_params(
-    plan: Plan, activations: dict[str, QuantParams], weights: dict[WeightKey, QuantParams]
-) -> dict[tuple[ir.Node, int], QuantParams]:
-    """scale = s_x * s_w, zero point 0. Where a bias would not fit into int32 the weight's scale grows until it does:
-    the channel's weights are then tiny beside its bias, and lose nothing that shows.
-    """
-    sites = {(s.node, s.input): s for s in plan.weights}
-    out: dict[tuple[ir.Node, int], QuantParams] = {}
-    for bias in plan.biases:
-        site = sites[bias.node, bias.weight]
-        weight = site.node.inputs[site.input]
-        x = bias.node.inputs[bias.activation]
-        assert weight is not None  # as planned
-        assert x is not None
-        key = weight_key(site, weight)
-        x_scale = activations[x.name or ""].scale.astype(np.float64)
-        data = np.asarray(constant(bias.node.inputs[bias.input]), np.float64)
-        p = weights[key]
-        smallest = np.abs(data) / (LIMITS["int32"][1] * x_scale)
-        if (smallest > p.scale).any():
-            scale = np.maximum(p.scale, smallest if p.scale.ndim else smallest.max()).astype(np.float32)
-            p = weights[key] = QuantParams(scale, p.zero_point, p.dtype, p.axis, p.block, p.narrow)
-        scale = np.asarray(p.scale.astype(np.float64) * x_scale, np.float32)
-        axis = 0 if scale.ndim else None
-        out[bias.node, bias.input] = QuantParams(scale, np.zeros(scale.shape, np.int32), "int32", axis)
-    return out
