@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgec.accuracy import Accuracy
 from edgec.diagnostics import Diagnostics, error
 from edgec.plugins import Registry
 from edgec.target import Artifact, Target
@@ -64,6 +65,7 @@ def compile(
     options: Mapping[str, Any] | None = None,
     no_fallback: bool = False,
     min_sqnr: float | None = None,
+    accuracy: Accuracy | None = None,
     verify: Verify = "none",
     instruments: Sequence[Instrument] = (),
     registry: Registry | None = None,
@@ -86,7 +88,8 @@ def compile(
         effort: how much time to spend on accuracy: "low", "medium" or "high", where the target makes a difference.
         options: the target's options.
         no_fallback: a node off the accelerator is an error.
-        min_sqnr: dB every output must reach against the float model, else EC0820.
+        min_sqnr: dB every output must reach against the float model, else EC0820; short for `accuracy`.
+        accuracy: what the result must reach. Where edgec quantises, nodes are kept in higher precision until it does.
         verify: check the graph, or the passes' contracts, after every pass.
         diagnostics: where notes and warnings go, for callers that want them even when this raises.
 
@@ -104,7 +107,7 @@ def compile(
 
         compilation = Compilation(
             model, chosen, precision, calibration, samples, preprocess, input_shapes, pipeline, effort, dict(options or {}),
-            no_fallback, min_sqnr, verify, instruments, registry, toolchains, notes, tell,
+            no_fallback, accuracy or Accuracy(min_sqnr) or None, verify, instruments, registry, toolchains, notes, tell,
         )  # fmt: skip
         return compilation.run(folder, workdir, worker)
 
@@ -156,7 +159,8 @@ def _lint(graph: Graph, target: Target, precision: str | None, notes: Diagnostic
     spec = target.spec()
     for name, offered in spec.precisions.items():
         if offered.quantization is not None and precision in (None, name):
-            findings = lint(graph, offered.quantization, Setting(name, spec.platform, graph.opset))
+            setting = Setting(name, spec.platform, graph.opset)
+            findings = lint(graph, offered.quantization, setting, newest_opset=spec.opset)
             notes.items.extend(summarise(findings, graph.source))
             return
 

@@ -194,12 +194,15 @@ class TensorRules:
         if lin.dtype != "int32":
             self.add(lin.node, "bias", f"the bias of {node.name!r} is {lin.dtype}, not int32")
             return
-        if rule is None or rule.weight is None or rule.bias != i:
-            self.add(
-                lin.node,
-                "bias",
-                f"input {i} of {node.op_type} {node.name!r} is int32, and it is no bias to {self.scheme.name}",
+        if rule is None:
+            message = (
+                f"input {i} of {node.op_type} {node.name!r} is int32; {self.scheme.name} has no integer {node.op_type}"
             )
+            self.add(lin.node, "bias", message, "it is dequantised: nothing is gained", Severity.NOTE)
+            return
+        if rule.weight is None or rule.bias != i:
+            message = f"input {i} of {node.op_type} {node.name!r} is int32, and it is no bias to {self.scheme.name}"
+            self.add(lin.node, "bias", message, "leave it in float")
             return
         x_index = rule.inputs[0] if isinstance(rule.inputs, tuple) and rule.inputs else 0
         x, w = (read_through(node.inputs[k], self.stored.opset) for k in (x_index, rule.weight))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -176,13 +176,13 @@ def float_view(graph: Graph) -> tuple[Graph, dict[ir.Node, ir.Node]]:
     for dq in [lin for lin in linears(view) if lin.node.op_type == DQ]:
         source = dq.stored.producer()
         if is_constant(dq.stored):
-            data = dq.dequantized()
-            if data is None:
+            if dq.scale is None or dq.zero is None:
                 continue
-            dtype = dq.real.dtype or ir.DataType.FLOAT
+            dtype, shape = dq.real.dtype or ir.DataType.FLOAT, dq.stored.shape
             name = view.fresh(f"{dq.stored.name}_float")
-            tensor = ir.Tensor(data.astype(dtype.numpy()), name=name)
-            value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor)
+            assert isinstance(shape, ir.Shape)  # of a constant
+            tensor = ir.LazyTensor(partial(_reals, dq), dtype=dtype, shape=shape, name=name)
+            value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor)
             (dq.node.graph or view.model.graph).register_initializer(value)
         elif source is not None and is_linear(source, Q):
             value = _given(source.inputs[0])
@@ -191,6 +191,12 @@ def float_view(graph: Graph) -> tuple[Graph, dict[ir.Node, ir.Node]]:
         _replace(view, dq.real, value)
     view.remove_dead()
     return view, of
+
+
+def _reals(dq: Linear) -> ir.Tensor:
+    data = dq.dequantized()
+    assert data is not None  # the caller looked
+    return ir.Tensor(data.astype((dq.real.dtype or ir.DataType.FLOAT).numpy()))
 
 
 def _replace(graph: Graph, old: ir.Value, new: ir.Value) -> None:
