@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from edgec.graph import Graph
     from edgec.placement import ActualPlacement, Placement
+    from edgec.quantization.record import QuantRecord
     from edgec.recipe import Step
     from edgec.samples import Samples
     from edgec.specs.schema import Effort, TargetSpec
@@ -77,6 +78,8 @@ class EmitJob:
     progress: Callable[[str], None] = lambda text: None
     worker: Worker | None = None
     """What `warm_up` started."""
+    quantization: QuantRecord | None = None
+    """What the pass `quantize` did; its `reference` is the graph as it was before. None where it did nothing."""
 
     @property
     def logs(self) -> Path:

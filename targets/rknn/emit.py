@@ -1,81 +1,161 @@
-"""One graph through the SDK's worker: the `.rknn` file, what the simulator computed, and who runs what."""
+"""A graph to the `.rknn` file: what the simulator computed, who runs what, and by whom an int8 file is quantised."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from edgec.actual_placement import ActualNode, ActualPlacement
-from edgec.diagnostics import Location, error
-from edgec.graph import Graph, static_shape
+from edgec.diagnostics import EdgecError, Location, error
+from edgec.graph import Graph
 from edgec.target import Artifact, EmitJob
+from edgec.targets.rknn.choice import better, fidelity, figures, summary
 from edgec.targets.rknn.flatbuffer import COMPACT_FORMAT, format_version, read_rknn
-from edgec.targets.rknn.layer_table import LayerTable, parse_layer_table
+from edgec.targets.rknn.layer_table import LayerTable
 from edgec.targets.rknn.options import RknnOptions
-from edgec.targets.rknn.retry import build_with_retries
+from edgec.targets.rknn.variant import ADDED, Built, By, Variant, has_pairs
 
 if TYPE_CHECKING:
-    from edgec.samples import Samples
     from edgec.specs.schema import TargetSpec
-    from edgec.target import Arrays
-    from edgec.toolchain import Answer, Toolchain
+    from edgec.toolchain import Toolchain
 
 _THREADS = "the SDK writes uninitialised memory into int8 files: two builds are the same in most cases, not in all"
 _ASLR = "address randomisation could not be switched off here, and the SDK writes uninitialised memory into the file"
-_ADDED = frozenset({"InputOperator", "OutputOperator"})
+
+PATIENCE, LEAST_PATIENCE = 5.0, 60.0
+"""Seconds edgec's quantisation may take beyond the SDK's own: a multiple of that, and so many at least."""
 
 
 def emit(graph: Graph, spec: TargetSpec, job: EmitJob, folder: Path) -> Artifact:
     """Build the `.rknn` file in `folder` and read back what the SDK decided."""
     options = RknnOptions.parse(job.options)
-    int8 = job.precision == "int8"
-    if int8 and job.calibration is None:
-        raise error(
-            "EC0460",
-            f"{spec.name} at int8 needs calibration data: the SDK quantises by what flows through the model",
-            hint="--calib FOLDER_OF_IMAGES | data.npz | module:function, with --mean and --std as in training",
-        )
-    folder.mkdir(exist_ok=True)  # `warm_up` may have made it
-    model = graph.clone()
-    build_in_defaults(model, job)
-    require_computed_outputs(model, spec.name)
-    names = [v.name or "" for v in model.inputs if v.uses()]  # the SDK's loader drops the others
-    original = plain_node_names(model)
-    model.save(folder / "model.onnx")
-    request: dict[str, Any] = {
-        "model": "model.onnx",
-        "target_platform": spec.platform,
-        "precision": job.precision,
-        "samples": _write(job.verification, names, folder, "samples"),
-        "output_names": [v.name for v in graph.outputs],
-        "config": options.config(int8),
-    }
-    if int8:
-        request["calibration"] = _write(job.calibration, names, folder, "calibration")
     toolchain = job.toolchains.ensure("rknn")
     for d in toolchain.diagnostics:
         job.diagnostics.items.append(d)
-    answer = build_with_retries(toolchain, request, folder, options.timeout, job)
-    job.diagnostics.items.extend(answer.diagnostics)
-    return _artifact(answer, spec, toolchain, job, original, model)
+    variants: list[Variant] = []
+    for by, source in graphs(graph, job, options):
+        place, log = (folder, "rknn") if not variants else (folder.with_name(f"{folder.name}-{by}"), f"rknn-{by}")
+        worker = job.worker if not variants else None
+        variants.append(Variant.prepare(by, source, spec, job, options, toolchain, place, worker, log))
+    if len(variants) == 1:
+        built, told = variants[0].run(), {"quantizer": variants[0].by} if variants[0].by is not None else {}
+    else:
+        built, told = build_both(variants, job)
+    job.diagnostics.items.extend(built.variant.diagnostics)
+    return _artifact(built, spec, toolchain, job, told)
 
 
-def _artifact(
-    answer: Answer, spec: TargetSpec, toolchain: Toolchain, job: EmitJob, original: Mapping[str, str], model: Graph
-) -> Artifact:
+def graphs(graph: Graph, job: EmitJob, options: RknnOptions) -> list[tuple[By, Graph]]:
+    """What the SDK gets, and who quantises it. The one to fall back on comes first."""
+    if job.precision != "int8":
+        return [(None, graph)]
+    if job.quantization is None and has_pairs(graph):  # the model came with Q/DQ
+        return [("edgec", graph)]
+    before = job.quantization.reference if job.quantization is not None else graph
+    ways: dict[By, Graph] = {}
+    if options.quantizer != "edgec" or job.quantization is None:
+        ways["sdk"] = before
+    if options.quantizer != "sdk" and job.quantization is not None:
+        ways["edgec"] = graph
+    if "sdk" in ways and job.calibration is None:
+        raise error(
+            "EC0460",
+            "int8 needs calibration data: the SDK quantises by what flows through the model",
+            hint="--calib FOLDER_OF_IMAGES | data.npz | module:function, with --mean and --std as in training",
+        )
+    return list(ways.items())
+
+
+def build_both(variants: Sequence[Variant], job: EmitJob) -> tuple[Built, dict[str, Any]]:
+    """The SDK's own quantisation and edgec's at the same time; the better one, and what the report says of both.
+
+    edgec's is given up (EC0468) where the SDK refuses it, crashes on it, or takes much longer than for its own.
+    """
+    sdk, own = variants
+    start = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(own.run)
+        try:
+            mine, failure = _run(sdk)
+            patience = own.build.timeout
+            if mine is not None:
+                patience = min(patience, PATIENCE * (time.monotonic() - start) + LEAST_PATIENCE)
+            theirs, refusal = _wait(future, own, patience)
+        except BaseException:
+            own.build.stop()
+            raise
+    if mine is None or theirs is None:
+        return _the_one_left(mine, theirs, failure, refusal, job)
+    return _choose(theirs, mine, job)
+
+
+def _run(variant: Variant) -> tuple[Built | None, EdgecError | None]:
+    try:
+        return variant.run(), None
+    except EdgecError as e:
+        return None, e
+
+
+def _wait(future: Future[Built], variant: Variant, seconds: float) -> tuple[Built | None, EdgecError | None]:
+    try:
+        return future.result(seconds), None
+    except TimeoutError:
+        variant.build.stop()
+        what = f"it was not done {seconds:.0f} s after the SDK's own: the SDK is known to loop on some Q/DQ graphs"
+        return None, error("EC0468", what)
+    except EdgecError as e:
+        return None, e
+
+
+def _the_one_left(
+    mine: Built | None, theirs: Built | None, failure: EdgecError | None, refusal: EdgecError | None, job: EmitJob
+) -> tuple[Built, dict[str, Any]]:
+    if mine is not None and refusal is not None:
+        why = refusal.diagnostics[0].message
+        what = f"the SDK could not build edgec's own quantisation, so the file is quantised by the SDK: {why}"
+        job.diagnostics.warn("EC0468", what, hint="--option quantizer=sdk does not try")
+        return mine, {"quantizer": "sdk", "edgec's quantisation": f"not built: {why}"}
+    if theirs is not None and failure is not None:
+        why = failure.diagnostics[0].message
+        what = f"the SDK could not quantise the model, so the file has edgec's own quantisation: {why}"
+        job.diagnostics.warn("EC0469", what, hint="--option quantizer=edgec does not try")
+        return theirs, {"quantizer": "edgec", "the SDK's quantisation": f"not built: {why}"}
+    assert failure is not None  # both failed: what the SDK said of the graph without Q/DQ is the simpler story
+    raise failure
+
+
+def _choose(own: Built, sdk: Built, job: EmitJob) -> tuple[Built, dict[str, Any]]:
+    """By the simulator's outputs for the verification samples, against the float graph."""
+    from edgec.runtime import Session
+
+    assert job.quantization is not None  # else there was nothing to choose from
+    samples = job.verification or ()
+    session = Session(job.quantization.reference)
+    quality = {id(b): fidelity(session.run_all(samples), b.simulated) for b in (own, sdk)}
+    best = better((own, quality[id(own)]), (sdk, quality[id(sdk)]))
+    other = sdk if best is own else own
+    by = {"edgec": "edgec's own quantisation", "sdk": "the SDK's quantisation"}
+    what = f"{by[str(best.variant.by)]} is better and was kept: {summary(best, quality[id(best)])}"
+    against = f"{by[str(other.variant.by)]}: {summary(other, quality[id(other)])}"
+    job.diagnostics.note("EC0471", what, hint=against)
+    told = {str(b.variant.by): figures(b, quality[id(b)]) for b in (own, sdk)}
+    return best, {"quantizer": best.variant.by, "quantizers": told}
+
+
+def _artifact(built: Built, spec: TargetSpec, toolchain: Toolchain, job: EmitJob, told: Mapping[str, Any]) -> Artifact:
+    answer, table = built.answer, built.table
     path = answer.path(answer.values["artifact"])
-    table = parse_layer_table(answer.log_text())
     _warn(table, job)
     unsteady = _ASLR if not answer.fixed_addresses else _THREADS if job.precision == "int8" else None
     versions = answer.values["versions"]
     return Artifact(
         files={"model.rknn": path},
         entry="model.rknn",
-        simulated=[_load(row, answer, model, job) for row in answer.values["outputs"]],
-        actual=_actual(path, table, original),
+        simulated=built.simulated,
+        actual=_actual(path, table, built.variant.names),
         facts={
             "runner": f"RKNN simulator of rknn-toolkit2 {versions['toolkit']}",
             "versions": {**toolchain.versions, "rknn compiler": versions["compiler"]},
@@ -83,6 +163,7 @@ def _artifact(
             "internal memory KB": table.internal_kb,
             "convolution cycles": sum(r.total_cycles for r in table.rows),
             "layers": len(table.rows),
+            **told,
             "seconds": {s.name: s.seconds for s in answer.steps},
             "SDK peak memory MB": answer.peak_memory >> 20,
             **({"not_reproducible": unsteady} if unsteady else {}),
@@ -107,72 +188,6 @@ def _warn(table: LayerTable, job: EmitJob) -> None:
         job.diagnostics.note("EC0462", f"a row of the SDK's layer table could not be read: {line[:120]}")
 
 
-def plain_node_names(graph: Graph) -> dict[str, str]:
-    """Name nodes so that the SDK's tables can be read back: no blanks, unique. Returns new name -> the
-    name placement knows the node by: a node without a name goes by its first output's.
-    """
-    original: dict[str, str] = {}
-    for i, node in enumerate(graph.nodes()):
-        known_as = node.name or (node.outputs[0].name if node.outputs else None) or f"{node.op_type}_{i}"
-        name = "_".join(known_as.split())
-        name = name if name not in original else f"{name}.{i}"
-        original[name] = known_as
-        node.name = name
-    return original
-
-
-def _write(samples: Samples | None, names: list[str], folder: Path, kind: str) -> list[list[str]]:
-    """One .npy an input and sample, streamed; the file names in input order, as the worker wants them."""
-    rows: list[list[str]] = []
-    for i, sample in enumerate(samples or ()):
-        (folder / kind).mkdir(exist_ok=True)
-        row = [f"{kind}/{i}_{j}.npy" for j in range(len(names))]
-        missing = [name for name in names if name not in sample]
-        if missing:
-            what = f"sample {i} of {samples.describe if samples else kind} has no value for input {', '.join(missing)}"
-            raise error("EC0704", what, hint=f"it has {', '.join(sample) or 'nothing'}")
-        for file, name in zip(row, names, strict=True):
-            np.save(folder / file, sample[name])
-        rows.append(row)
-    return rows
-
-
-def build_in_defaults(graph: Graph, job: EmitJob) -> None:
-    """Inputs with a default value become weights: a program for an NPU has no optional inputs."""
-    inputs = graph.model.graph.inputs
-    for v in [v for v in inputs if v.const_value is not None]:
-        inputs.remove(v)
-        what = f"input {v.name!r} has a default value in the model; it is built in and no input of the artifact"
-        job.diagnostics.note("EC0466", what)
-
-
-def require_computed_outputs(graph: Graph, target: str) -> None:
-    """EC0465 where an output is an input itself: the SDK leaves both out of the artifact."""
-    for v in graph.outputs:
-        if v.is_graph_input():
-            what = f"output {v.name!r} of the model is one of its inputs; {target} has no program for it"
-            raise error("EC0465", what, hint="remove the output: the caller has the tensor already")
-
-
-def _load(row: Iterable[Mapping[str, Any]], answer: Answer, model: Graph, job: EmitJob) -> Arrays:
-    """The simulator's outputs of one sample. Scalars come back as [1]: they get the model's shape again."""
-    wanted = {v.name: static_shape(v) for v in model.outputs}
-    out: Arrays = {}
-    for given in row:
-        name, array = given["name"], np.load(answer.path(given["file"]), allow_pickle=False)
-        shape = wanted.get(name)
-        if shape is not None and array.shape != shape and _bare(array.shape) == _bare(shape):
-            what = f"output {name!r} has shape {list(array.shape)} in the artifact, {list(shape)} in the model"
-            job.diagnostics.note("EC0467", what, hint="axes of size 1 differ; it was compared in the model's shape")
-            array = array.reshape(shape)
-        out[name] = array
-    return out
-
-
-def _bare(shape: Iterable[int]) -> tuple[int, ...]:
-    return tuple(d for d in shape if d != 1)
-
-
 def _actual(path: Path, table: LayerTable, original: Mapping[str, str]) -> ActualPlacement:
     """Who runs what: by the artifact itself, or by the compiler's table where the artifact is a program without names."""
     if format_version(path) == COMPACT_FORMAT:
@@ -183,7 +198,7 @@ def _actual(path: Path, table: LayerTable, original: Mapping[str, str]) -> Actua
         source = "the .rknn file"
     layers = []
     for name, kind, device in rows:
-        node = None if kind in _ADDED else source_node(name, original)
+        node = None if kind in ADDED else source_node(name, original)
         where: Literal["accelerator", "fallback"] = "accelerator" if device == "NPU" else "fallback"
         layers.append(ActualNode(name, kind, where, () if node is None else (node,)))
     return ActualPlacement(tuple(layers), source)

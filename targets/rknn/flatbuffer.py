@@ -16,6 +16,8 @@ from edgec.diagnostics import EdgecError, Location, error
 
 _HEADER = 64
 _NPU = 2
+_ABSENT = 0xFFFFFFFF
+"""The tensor index of an output that nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def read_rknn(source: Path | bytes) -> RknnFile:
 
 def _operator(buffer: _Buffer, table: dict[int, int], names: list[str]) -> RknnOperator:
     target = "NPU" if 3 in table and buffer.data[table[3]] == _NPU else "CPU"
-    inputs, outputs = (tuple(names[i] for i in buffer.numbers(table, f)) for f in (4, 5))
+    inputs, outputs = (tuple(names[i] for i in buffer.numbers(table, f) if i != _ABSENT) for f in (4, 5))
     return RknnOperator(buffer.text(table, 1), buffer.text(table, 2), target, inputs, outputs)
 
 

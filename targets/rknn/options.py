@@ -11,12 +11,14 @@ from edgec.diagnostics import did_you_mean, error
 
 Algorithm = Literal["normal", "mmse", "kl_divergence"]
 Method = Literal["channel", "layer"]
+Quantizer = Literal["best", "edgec", "sdk"]
 
 
 @dataclass(frozen=True)
 class RknnOptions:
     """Names are those of rknn.config (RKNN-Toolkit2 2.5.0 API), with dashes or underscores."""
 
+    quantizer: Quantizer = "best"
     quantized_algorithm: Algorithm = "normal"
     quantized_method: Method = "channel"
     optimization_level: int = 3
@@ -26,8 +28,9 @@ class RknnOptions:
     timeout: float = 1800.0
 
     _HELP: ClassVar[Mapping[str, str]] = {
-        "quantized-algorithm": "int8 ranges: normal (min-max), mmse (slow: 60 times normal), kl_divergence",
-        "quantized-method": "int8 weights: channel (default) or layer",
+        "quantizer": "int8 by whom: best (both are built, the more accurate file is kept; default), edgec or sdk",
+        "quantized-algorithm": "the SDK's int8 ranges: normal (min-max), mmse (slow: 60 times normal), kl_divergence",
+        "quantized-method": "the SDK's int8 weights: channel (default) or layer",
         "optimization-level": "the SDK's own graph optimisation, 0 to 3 (default)",
         "single-core-mode": "RK3588: build for one NPU core; smaller file",
         "compress-weight": "compress weights in the file",
@@ -56,11 +59,14 @@ class RknnOptions:
         return cls(**values)
 
     def config(self, int8: bool) -> dict[str, Any]:
-        """Keyword arguments of rknn.config; only what differs from the SDK's defaults, so that they stay its own."""
+        """Keyword arguments of rknn.config; only what differs from the SDK's defaults, so that they stay its own.
+
+        `int8`: the SDK quantises.
+        """
         out: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if f.name != "timeout" and value != f.default:
+            if f.name not in ("timeout", "quantizer") and value != f.default:
                 out[f.name] = value
         if not int8:
             out.pop("quantized_algorithm", None)
@@ -69,7 +75,8 @@ class RknnOptions:
 
 
 def _value(key: str, value: Any, kind: str) -> Any:
-    choices = {"Algorithm": get_args(Algorithm), "Method": get_args(Method)}.get(kind)
+    words = {"Algorithm": Algorithm, "Method": Method, "Quantizer": Quantizer}
+    choices = get_args(words[kind]) if kind in words else None
     if choices is not None:
         if value in choices:
             return value

@@ -13,6 +13,7 @@ from edgec.targets.rknn.retry import WORKER
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
+    from edgec.placement import Placement
     from edgec.toolchain import ToolchainManager, Worker
 
 FOLDER = "rknn"
@@ -33,6 +34,18 @@ class Rknn(Target):
         if toolchain is None:
             return nullcontext()
         return toolchain.start(WORKER, workdir=workdir / FOLDER, log=log_folder(workdir) / "rknn.log")
+
+    def placement(self, graph: Graph, precision: str) -> Placement:
+        """Of the graph without its Q/DQ nodes: they say how to compute, and stand between nodes that become one layer."""
+        from edgec.targets.rknn.variant import has_pairs
+
+        if has_pairs(graph):
+            from edgec.passes.quantize.dequantize import Dequantize
+            from edgec.pipeline import PassContext
+
+            graph = graph.clone()
+            Dequantize(clip="none").run(graph, PassContext())
+        return super().placement(graph, precision)
 
     def emit(self, graph: Graph, job: EmitJob) -> Artifact:
         from edgec.targets.rknn.emit import emit

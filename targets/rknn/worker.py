@@ -6,7 +6,7 @@ built the model, so the samples to simulate come with the request.
 Request (file names relative to the folder)
     model            ONNX file, opset 19 or older, fixed shapes
     target_platform  "rk3588" ...
-    precision        "fp16" or "int8"
+    precision        "fp16" or "int8": the latter asks the SDK to quantise; a model with Q/DQ nodes is given as "fp16"
     calibration      int8: one list of .npy per sample, in the model's input order, in the model's own shapes (NCHW)
     samples          what to simulate, the same form; may be empty
     output_names     the model's output names, in order

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ import edgec
 import edgec.targets.rknn.emit as rknn_emit
 from edgec.actual_placement import ActualPlacement
 from edgec.diagnostics import Diagnostics, EdgecError
-from edgec.graph import Graph
+from edgec.graph import Graph, ir
 from edgec.runtime import Session
 from edgec.samples import Samples
-from edgec.targets.rknn.emit import plain_node_names, source_node
+from edgec.targets.rknn.choice import Fidelity, better, channel_axis, fidelity
+from edgec.targets.rknn.emit import source_node
 from edgec.targets.rknn.options import RknnOptions
 from edgec.targets.rknn.retry import crashed_rule
+from edgec.targets.rknn.variant import plain_node_names
 from edgec.toolchain import Answer, WorkerError
 from edgec.toolchain.worker import Step
 
@@ -149,6 +152,8 @@ class FakeSdk:
         self.requests: list[dict[str, Any]] = []
         self.fed: list[dict[str, list[list[np.ndarray[Any, Any]]]]] = []
         self.timeouts: list[float] = []
+        self.hangs: Callable[[Mapping[str, Any]], bool] | None = None
+        self.spoil: Callable[[Mapping[str, Any], Any], Any] = lambda request, value: value
         self.versions = {"rknn-toolkit2": "2.5.0"}
         self.diagnostics = ()
 
@@ -159,10 +164,11 @@ class FakeSdk:
         assert name == "rknn"
         return self
 
-    def run(
-        self, worker: Path, request: Mapping[str, Any], *, workdir: Path, timeout: float, log: Path, **_: Any
-    ) -> Answer:
+    def start(self, worker: Path, *, workdir: Path, log: Path) -> FakeWorker:
         assert worker.name == "worker.py"
+        return FakeWorker(self, workdir, log)
+
+    def run(self, request: Mapping[str, Any], workdir: Path, timeout: float, log: Path) -> Answer:
         json.dumps(request)  # what goes to another process is plain
         self.requests.append(dict(request))
         self.timeouts.append(timeout)
@@ -180,12 +186,34 @@ class FakeSdk:
         for i, row in enumerate(kinds["samples"]):
             got = session.run({**spare, **dict(zip(read, row, strict=True))})
             rows.append([])
-            for name in request["output_names"]:
-                np.save(workdir / f"{i}_{name}.npy", got[name])
+            for name, own in zip(request["output_names"], session.names, strict=True):
+                np.save(workdir / f"{i}_{name}.npy", self.spoil(request, got[own]))
                 rows[-1].append({"name": name, "file": f"{i}_{name}.npy"})
         (workdir / "model.rknn").write_bytes(b"made up")
         values = {"artifact": "model.rknn", "versions": {"toolkit": "2.5.0", "compiler": "c"}, "outputs": rows}
         return Answer(values, workdir, log, 1.0, (Step("build", 1.0),), 1 << 20, True)
+
+
+class FakeWorker:
+    """One run of the fake SDK, which can be ended from outside."""
+
+    def __init__(self, sdk: FakeSdk, workdir: Path, log: Path) -> None:
+        self.sdk, self.workdir, self.log, self.closed = sdk, workdir, log, threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.closed.set()
+
+    def run(self, request: Mapping[str, Any], *, timeout: float, progress: Callable[[str], None]) -> Answer:
+        if self.sdk.hangs is not None and self.sdk.hangs(request):
+            assert self.closed.wait(60), "nobody ended the worker that hangs"
+            raise WorkerError("EC0620", "killed", None, step="build")
+        return self.sdk.run(request, self.workdir, timeout, self.log)
 
 
 @pytest.fixture(autouse=True)
@@ -216,7 +244,7 @@ def test_request_and_files_in_input_order() -> None:
     sdk = FakeSdk()
     result = edgec.compile(
         two_inputs(), target="rk3588", precision="int8", calibration=samples(12), samples=samples(3),
-        options={"quantized-method": "layer", "timeout": 77}, toolchains=sdk,  # type: ignore[arg-type]
+        options={"quantizer": "sdk", "quantized-method": "layer", "timeout": 77}, toolchains=sdk,  # type: ignore[arg-type]
     )  # fmt: skip
     (request,), (fed,) = sdk.requests, sdk.fed
     assert request["target_platform"] == "rk3588"
@@ -247,7 +275,11 @@ def test_int8_needs_calibration() -> None:
     sdk = FakeSdk()
     with pytest.raises(EdgecError) as caught:
         edgec.compile(two_inputs(), target="rk3588", precision="int8", toolchains=sdk)  # type: ignore[arg-type]
-    assert [d.code for d in caught.value.diagnostics] == ["EC0460"]
+    assert [d.code for d in caught.value.diagnostics] == ["EC0460"]  # nothing in it that edgec would quantise
+    assert sdk.requests == []
+    with pytest.raises(EdgecError) as caught:
+        edgec.compile(conv(), target="rk3588", precision="int8", toolchains=sdk)  # type: ignore[arg-type]
+    assert [d.code for d in caught.value.diagnostics] == ["EC0870"]
     assert sdk.requests == []
 
 
@@ -329,3 +361,249 @@ def test_what_the_log_says_of_the_device_is_told() -> None:
     assert "DeformConv" in told["EC0461"].message
     assert told["EC0461"].location.node == "y"
     assert "7 a row of a new form" in told["EC0462"].message
+
+
+# --- who quantises ---------------------------------------------------------------------------------------------------
+
+
+def conv(body: str = "c = Conv(x, w) y = Relu(c)", outputs: str = "float[1,2,4,4] y") -> Graph:
+    return Graph.from_text(
+        f"""<ir_version: 10, opset_import: ["" : 19]>
+        g (float[1,3,4,4] x) => ({outputs}) <float[2,3,1,1] w = {{0.5, -0.2, 0.3, 0.1, 0.9, -0.4}}> {{ {body} }}"""
+    )
+
+
+def images(count: int = 12, bad: float | None = None) -> Samples:
+    def make() -> Iterator[dict[str, Any]]:
+        for i in range(count):
+            x = np.random.default_rng(i).normal(0, 1, (1, 3, 4, 4)).astype(np.float32)
+            if i == 3 and bad is not None:
+                x[0, 0, 0, 0] = bad
+            yield {"x": x}
+
+    return Samples(make, describe="images", count=count)
+
+
+def both(sdk: FakeSdk, quantizer: str = "best", graph: Graph | None = None, **more: Any) -> tuple[Any, Diagnostics]:
+    found = Diagnostics()
+    result = edgec.compile(
+        graph or conv(), target="rk3588", precision="int8", calibration=images(), toolchains=sdk,  # type: ignore[arg-type]
+        options={"quantizer": quantizer}, diagnostics=found, **more,
+    )  # fmt: skip
+    return result, found
+
+
+def by(request: Mapping[str, Any]) -> str:
+    return "sdk" if request["precision"] == "int8" else "edgec"
+
+
+def test_both_are_built_and_the_better_one_is_kept(tmp_path: Path) -> None:
+    for spoilt, kept in (("sdk", "edgec"), ("edgec", "sdk")):
+        sdk = FakeSdk()
+        sdk.spoil = lambda request, v, spoilt=spoilt: v * 0.5 if by(request) == spoilt else v
+        result, found = both(sdk, output=tmp_path / spoilt)
+        assert sorted(map(by, sdk.requests)) == ["edgec", "sdk"]
+        facts = result.artifact.facts
+        assert facts["quantizer"] == kept
+        assert facts["quantizers"][spoilt]["sqnr dB"]["y"] == pytest.approx(6, abs=0.5)
+        assert facts["quantizers"][kept]["figure dB"] > 20
+        (note,) = [d for d in found if d.code == "EC0471"]
+        assert "is better and was kept" in note.message
+        comparison = result.report.verification.comparison
+        assert (
+            comparison["worst_sqnr_db"] is None or comparison["worst_sqnr_db"] > 20
+        )  # the outputs are the kept file's
+        assert {p.name for p in (tmp_path / spoilt / "logs").iterdir()} == {"rknn.log", "rknn-edgec.log"}
+
+
+def test_the_sdk_gets_the_graph_before_our_quantisation() -> None:
+    sdk = FakeSdk()
+    both(sdk)
+    requests = {by(r): r for r in sdk.requests}
+    assert len(requests["sdk"]["calibration"]) == 12
+    assert "calibration" not in requests["edgec"]
+    assert requests["sdk"]["config"] == {}
+    assert requests["edgec"]["config"] == {"disable_rules": ["fuse_concat_conv"]}
+    fed = {len(f["calibration"]): f for f in sdk.fed}
+    assert np.array_equal(fed[0]["samples"][0][0], fed[12]["samples"][0][0])
+
+
+@pytest.mark.parametrize("quantizer", ["edgec", "sdk"])
+def test_one_is_built_where_one_is_asked_for(quantizer: str) -> None:
+    sdk = FakeSdk()
+    result, found = both(sdk, quantizer)
+    assert list(map(by, sdk.requests)) == [quantizer]
+    assert result.artifact.facts["quantizer"] == quantizer
+    assert "quantizers" not in result.artifact.facts
+    assert not [d for d in found if d.code in ("EC0468", "EC0469", "EC0471")]
+
+
+def failing(*who: str) -> FakeSdk:
+    sdk = FakeSdk()
+
+    def spoil(request: Mapping[str, Any], value: Any) -> Any:
+        if by(request) in who:
+            raise WorkerError("EC0620", f"rknn was killed by SIGSEGV ({by(request)})", None, step="build")
+        return value
+
+    sdk.spoil = spoil
+    return sdk
+
+
+def test_what_the_sdk_cannot_build_is_replaced_and_said() -> None:
+    result, found = both(failing("edgec"))
+    assert result.artifact.facts["quantizer"] == "sdk"
+    assert "SIGSEGV" in result.artifact.facts["edgec's quantisation"]
+    assert next(d.message for d in found if d.code == "EC0468").endswith("SIGSEGV (edgec)")
+    result, found = both(failing("sdk"))
+    assert result.artifact.facts["quantizer"] == "edgec"
+    assert "EC0469" in [d.code for d in found]
+    for quantizer in ("best", "sdk"):
+        with pytest.raises(WorkerError, match=r"SIGSEGV \(sdk\)"):
+            both(failing("edgec", "sdk"), quantizer)
+    with pytest.raises(WorkerError, match=r"SIGSEGV \(edgec\)"):
+        both(failing("edgec"), "edgec")
+
+
+def test_an_endless_loop_on_our_graph_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rknn_emit, "LEAST_PATIENCE", 0.2)
+    sdk = FakeSdk()
+    sdk.hangs = lambda request: by(request) == "edgec"
+    result, found = both(sdk)
+    assert result.artifact.facts["quantizer"] == "sdk"
+    assert "was not done" in next(d.message for d in found if d.code == "EC0468")
+
+
+def test_an_interrupt_ends_the_other_build() -> None:
+    class Interrupted(FakeSdk):
+        def run(self, request: Mapping[str, Any], *args: Any) -> Answer:
+            if by(request) == "sdk":
+                raise KeyboardInterrupt
+            return super().run(request, *args)
+
+    sdk = Interrupted()
+    sdk.hangs = lambda request: by(request) == "edgec"  # until it is closed
+    with pytest.raises(KeyboardInterrupt):
+        both(sdk)
+
+
+def test_a_model_that_came_quantised_is_kept_as_it_is() -> None:
+    graph = conv(
+        """xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z) c = Conv(xd, w)
+           cq = QuantizeLinear(c, s, z) y = DequantizeLinear(cq, s, z)"""
+    )
+    for name, value in (("s", np.float32(0.04)), ("z", np.int8(3))):
+        add(graph, name, value)
+    sdk = FakeSdk()
+    result = edgec.compile(graph, target="rk3588", precision="fp16", samples=images(2), toolchains=sdk)  # type: ignore[arg-type]
+    assert list(map(by, sdk.requests)) == ["edgec"]
+    assert sdk.requests[0]["config"]["disable_rules"] == ["fuse_concat_conv"]
+    assert result.artifact.files["model.rknn"] == b"made up"
+
+
+def add(graph: Graph, name: str, value: Any) -> None:
+    tensor = ir.tensor(np.asarray(value), name=name)
+    given = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([]), const_value=tensor)
+    graph.model.graph.register_initializer(given)
+    for node in graph.nodes():
+        for i, v in enumerate(node.inputs):
+            if v is not None and v.name == name and v is not given:
+                node.replace_input_with(i, given)
+
+
+def test_inputs_of_few_axes_switch_the_endless_rule_off() -> None:
+    graph = Graph.from_text(
+        """<ir_version: 10, opset_import: ["" : 19]>
+        g (float[1,4] x) => (float[1,2] y) <float[4,2] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = MatMul(x, w) }"""
+    )
+    rows = Samples(lambda: ({"x": np.full((1, 4), i / 9, np.float32)} for i in range(9)), describe="rows", count=9)
+    sdk = FakeSdk()
+    edgec.compile(
+        graph,
+        target="rk3588",
+        precision="int8",
+        calibration=rows,
+        options={"quantizer": "edgec"},
+        toolchains=sdk,  # type: ignore[arg-type]
+    )
+    assert sdk.requests[0]["config"]["disable_rules"] == ["fuse_concat_conv", "swap_reshape_transpose_v2"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_calibration_data_that_is_not_finite(bad: float) -> None:
+    sdk = FakeSdk()
+    with pytest.raises(EdgecError, match="calibration sample 3") as caught:
+        edgec.compile(
+            conv("y = Relu(x)", "float[1,3,4,4] y"), target="rk3588", precision="int8",
+            calibration=images(bad=bad), samples=images(1), toolchains=sdk,  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert [d.code for d in caught.value.diagnostics] == ["EC0470"]
+    assert sdk.requests == []
+
+
+def test_outputs_that_are_one_tensor_become_two() -> None:
+    sdk, found = FakeSdk(), Diagnostics()
+    graph = conv("y = Conv(x, w) z = Identity(y)", "float[1,2,4,4] y, float[1,2,4,4] z")
+    result = edgec.compile(graph, target="rk3588", samples=images(2), toolchains=sdk, diagnostics=found)  # type: ignore[arg-type]
+    assert sdk.requests[0]["output_names"] == ["y", "z"]
+    assert result.report.verification is not None
+    assert result.report.verification.comparison is not None
+    assert result.report.verification.comparison["exact"]
+    assert "EC0472" in [d.code for d in found]
+
+
+# --- which file is better --------------------------------------------------------------------------------------------
+
+
+def test_fidelity_counts_channels() -> None:
+    """Scores that are all zero hide in the SQNR of an output with large boxes, not in the figure by channel."""
+    rng = np.random.default_rng(0)
+    boxes, scores = rng.uniform(0, 640, (1, 4, 50)), rng.uniform(0, 1, (1, 4, 50))
+    want = np.concatenate([boxes, scores], 1)
+    dead = np.concatenate([boxes + rng.normal(0, 1, boxes.shape), 0 * scores], 1)
+    live = np.concatenate([boxes + rng.normal(0, 2, boxes.shape), scores + rng.normal(0, 0.02, scores.shape)], 1)
+    a, b = fidelity([{"o": want}], [{"o": dead}]), fidelity([{"o": want}], [{"o": live}])
+    assert a.outputs["o"] > b.outputs["o"] + 3
+    assert b.figure > a.figure + 5
+    signal, noise = (want**2).sum(), ((want - dead) ** 2).sum()
+    assert a.outputs["o"] == pytest.approx(10 * np.log10(signal / noise))
+    channels = [10 * np.log10((want[0, c] ** 2).sum() / ((want[0, c] - dead[0, c]) ** 2).sum()) for c in range(8)]
+    assert a.figure == pytest.approx(np.mean(np.clip(channels, 0, 60)))
+
+
+def test_fidelity_of_exact_dead_and_broken_outputs() -> None:
+    one = np.ones((1, 5))
+    assert fidelity([{"y": one}], [{"y": one}]).figure == 60
+    assert fidelity([{"y": 0 * one}], [{"y": one}]).figure == 0
+    assert fidelity([{"y": one}], [{"y": np.nan * one}]).figure == 0
+    assert fidelity([{"y": np.float32(3)}], [{"y": np.ones(1, np.float32) * 3}]).figure == 60
+    assert fidelity([], []).figure == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((1, 8, 4, 4), 1), ((1, 22, 2100), 1), ((1, 2100, 22), 2), ((1, 10), None)]
+)
+def test_channel_axis(shape: tuple[int, ...], axis: int | None) -> None:
+    assert channel_axis(shape) == axis
+
+
+def layered(cpu: int, npu: int) -> Any:
+    class Fake:
+        on_cpu = cpu
+        layers = ("x",) * (cpu + npu)
+
+    return Fake()
+
+
+def test_layers_on_the_cpu_cost() -> None:
+    def quality(db: float) -> Fidelity:
+        return Fidelity({"y": db}, db)
+
+    few, many = layered(0, 10), layered(2, 10)
+    assert better((many, quality(22)), (few, quality(20))) is few
+    assert better((many, quality(24)), (few, quality(20))) is many
+    assert better((few, quality(20)), (many, quality(22))) is few
+    short, long = layered(1, 8), layered(1, 10)
+    assert better((long, quality(20.05)), (short, quality(20))) is short
+    assert better((short, quality(20)), (long, quality(20))) is short
+    assert better((long, quality(21)), (short, quality(20))) is long
