@@ -108,8 +108,12 @@ def _clip(rw: Rewriter, x: ir.Value, low: float, high: float) -> ir.Value:
     )
 
 
-_CARRY = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "DequantizeLinear")
-_CARRY += ("QuantizeLinear", "AveragePool", "GlobalAveragePool")
+_CARRY = frozenset(
+    {
+        "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "DequantizeLinear",
+        "AveragePool", "GlobalAveragePool",
+    }
+)  # fmt: skip
 
 
 def _known_limits(x: ir.Value) -> tuple[float, float]:

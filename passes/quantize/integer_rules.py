@@ -162,9 +162,11 @@ def concat_reals(m: Match, rw: Rewriter) -> Result:
 
 
 def _equal(a: tuple[ir.Value, ir.Value], b: tuple[ir.Value, ir.Value]) -> bool:
-    return all(
-        x is y or np.array_equal(np.ravel(constant(x)), np.ravel(constant(y))) for x, y in zip(a, b, strict=True)
-    )
+    return all(x is y or _number(x) == _number(y) for x, y in zip(a, b, strict=True))
+
+
+def _number(v: ir.Value) -> float:
+    return float(np.reshape(np.asarray(constant(v)), ()))
 
 
 INTEGER_RULES = RuleSet([qlinear_conv, qlinear_matmul, move_reals, concat_reals])
