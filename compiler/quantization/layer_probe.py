@@ -1,146 +1,79 @@
-"""A float graph extended so that one run tells, for every quantised layer, its own error and what arrives of it at the
-outputs. `sensitivity.py` runs it and says what the figures mean.
+"""A float graph extended so that one run tells, for every rounding of a quantised graph, how large it is and what
+arrives of it at the outputs. `sensitivity.py` runs it and says what the figures mean.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgec.diagnostics import Location, error
 from edgec.graph import Graph, ir, is_constant
 from edgec.quantization.adjoint import Adjoint, add_adjoint
 from edgec.quantization.builder import Builder
+from edgec.quantization.terms import MOVERS, Term, Terms, dequantized, find_terms, quantizer
 
-MOVERS = frozenset({
-    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split", "Expand", "Tile", "Concat",
-    "MaxPool", "GlobalMaxPool", "DepthToSpace", "SpaceToDepth", "Identity", "Relu", "Clip",
-})  # fmt: skip
-"""Ops whose outputs are some of their inputs' values: stored with the same parameters, nothing is rounded twice."""
-
-_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+if TYPE_CHECKING:
+    from edgec.specs.scheme import Scheme
 
 
 @dataclass
 class Probe:
-    """`graph` takes the samples and the values of `seeds`; its outputs are three vectors with one element a layer."""
+    """`graph` takes the samples and the values of `seeds`; its outputs are three vectors with one element a term."""
 
     graph: Graph
-    layers: list[ir.Node]
-    """Nodes of the float graph that read something stored, in execution order."""
-    followers: dict[str, frozenset[str]]
-    """Layers without weights -> the layers that read their outputs; left out where somebody else does too."""
-    seeds: dict[str, str]
+    found: Terms
+    seeds: dict[str, str] = field(default_factory=dict)
     """Weighted value -> the input of `graph` that takes its weights, in its shape."""
-    ends: list[str]
+    ends: list[str] = field(default_factory=list)
     contributions: str = ""
-    """Output: the weighted error each layer causes."""
-    own_errors: str = ""
-    """Output: sum of squares of each layer's own error, at its output."""
+    """Output: the weighted error each rounding causes."""
+    errors: str = ""
+    """Output: sum of squares of each error where it arises: of the value, or of what the weights make."""
     signals: str = ""
-    """Output: sum of squares of what the own error is to be compared with."""
+    """Output: sum of squares of what the error is in."""
 
 
-def layer_name(node: ir.Node) -> str:
-    """What a node is called in tables and options: its name, or its first output's."""
-    return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
-
-
-def align(reference: Graph, quantized: Graph) -> list[tuple[ir.Node, ir.Node]]:
-    """The nodes of both main graphs, Q/DQ left out, pair by pair.
-
-    Raises:
-        EdgecError: EC0751 they differ by more than Q/DQ nodes.
-    """
-    a, b = ([n for n in g.model.graph if n.op_type not in _PAIR] for g in (reference, quantized))
-    ops_a, ops_b = ([n.op_type for n in nodes] for nodes in (a, b))
-    if ops_a != ops_b:
-        what = f"the float graph has {len(a)} nodes, the quantised one {len(b)} besides Q/DQ"
-        at = next((x for x, y in zip(a, b, strict=False) if x.op_type != y.op_type), None)
-        where = Location(reference.source, node=layer_name(at) if at is not None else None)
-        raise error("EC0751", what if len(a) != len(b) else "the graphs have other nodes", where)
-    return list(zip(a, b, strict=True))
-
-
-def dequantized(value: ir.Value | None) -> ir.Node | None:
-    """The DequantizeLinear that makes a value."""
-    producer = value.producer() if value is not None else None
-    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
-
-
-def quantizer(value: ir.Value | None) -> ir.Node | None:
-    """The QuantizeLinear of the pair that makes a value; None for stored weights."""
-    dq = dequantized(value)
-    producer = dq.inputs[0].producer() if dq is not None and dq.inputs[0] is not None else None
-    return producer if producer is not None and producer.op_type == "QuantizeLinear" else None
-
-
-def output_layers(reference: Graph, quantized: Graph) -> dict[str, str]:
-    """Public outputs that are stored -> the layer that computes them: the nearest one upstream that reads integers."""
-    pairs = align(reference, quantized)
-    layers = {a for a, b in pairs if any(dequantized(v) for v in b.inputs)}
-    out: dict[str, str] = {}
-    for value, stored in zip(reference.outputs, quantized.outputs, strict=True):
-        if quantizer(stored) is None:
-            continue
-        node = value.producer()
-        while node is not None and node not in layers:
-            node = next((v.producer() for v in node.inputs if v is not None and not is_constant(v)), None)
-        if node is not None:
-            out[value.name or ""] = layer_name(node)
-    return out
-
-
-def build_probe(reference: Graph, quantized: Graph) -> Probe:
+def build_probe(reference: Graph, quantized: Graph, scheme: Scheme | None = None) -> Probe:
     """The graph to run. See `sensitivity` for what is raised."""
-    return _Probe(reference, quantized).build()
+    graph = reference.clone()
+    found = find_terms(graph, quantized, scheme)
+    return _Probe(graph, found).build() if found.terms else Probe(graph, found)
 
 
 class _Probe:
-    def __init__(self, reference: Graph, quantized: Graph) -> None:
-        self.graph = reference.clone()
-        self.pairs = align(self.graph, quantized)
-        self.stored_outputs = _stored_outputs(self.graph, quantized)
-        self.b = Builder(self.graph)
-        self.stored: dict[ir.Value, ir.Value] = {}  # float value -> what is left of it
-        self.constants: dict[ir.Value, ir.Value] = {}  # initializers of `quantized` -> ours
+    def __init__(self, graph: Graph, found: Terms) -> None:
+        self.graph, self.found = graph, found
+        self.b = Builder(graph)
+        self.roundings: dict[str, ir.Value] = {}
+        self.constants: dict[ir.Value, ir.Value] = {}  # initializers of the quantised graph -> ours
 
     def build(self) -> Probe:
         forward = list(self.graph.model.graph)
-        reads = {a: [self._fresh_read(a, b, i) for i in range(len(b.inputs))] for a, b in self.pairs}
-        layers = [a for a, b in self.pairs if any(dequantized(v) for v in b.inputs)]
-        if not layers:
-            return Probe(self.graph, [], {}, {}, [])
-        stored = dict(self.pairs)
-        branches = {n: self._branch(n, stored[n], reads[n]) for n in layers if self._has_weight(n, stored[n])}
-        sources = {
-            v for n in layers if n not in branches for v, new in zip(n.inputs, reads[n], strict=True) if new and v
-        }
-        sources |= {n.outputs[0] for n in branches}
+        values = {v.name: v for v in [*self.graph.inputs, *(v for n in forward for v in n.outputs)] if v.name}
+        branches = {name: self._branch(*nodes) for name, nodes in self.found.weights.items()}
+        sources = {values[t.value] for t in self.found.terms if t.value is not None}
+        sources |= {node.outputs[0] for node, _ in self.found.weights.values()}
         adjoint = add_adjoint(self.b, forward, sources)
-        made = Probe(self.graph, layers, self._followers(layers, branches), adjoint.seeds, adjoint.ends)
-        self._measure(made, branches, reads, adjoint)
+        made = Probe(self.graph, self.found, adjoint.seeds, adjoint.ends)
+        self._measure(made, branches, values, adjoint)
         return made
 
-    def _has_weight(self, node: ir.Node, stored: ir.Node) -> bool:
-        return any(dequantized(v) and is_constant(a) for a, v in zip(node.inputs, stored.inputs, strict=True))
-
-    def _fresh_read(self, node: ir.Node, stored: ir.Node, i: int) -> ir.Value | None:
-        """What is left of an activation that is read stored; None where it is not, or was rounded so before."""
-        value = node.inputs[i] if i < len(node.inputs) else None
-        q = quantizer(stored.inputs[i])
-        if value is None or q is None or _rounded_before(q):
-            return None
-        return self._round(value, q)
-
-    def _round(self, value: ir.Value, q: ir.Node) -> ir.Value:
-        if value not in self.stored:
-            rest = [self._constant(v) for v in q.inputs[1:]]
-            attributes = {k: a.value for k, a in q.attributes.items()}
-            stored = self.b.node("QuantizeLinear", [value, *rest], attributes, 1).outputs[0]
-            self.stored[value] = self.b.node("DequantizeLinear", [stored, *rest], attributes, 1).outputs[0]
-        return self.stored[value]
+    def _rounding(self, value: ir.Value) -> ir.Value:
+        """What storing a value changes. Nothing where it was moved from values stored the same way."""
+        name = value.name or ""
+        if name not in self.roundings:
+            q = self.found.quantizers[name]
+            if _rounded_before(q):
+                self.roundings[name] = self.b.array([0.0])
+            else:
+                rest = [self._constant(v) for v in q.inputs[1:]]
+                attributes = {k: a.value for k, a in q.attributes.items()}
+                stored = self.b.node("QuantizeLinear", [value, *rest], attributes, 1).outputs[0]
+                back = self.b.node("DequantizeLinear", [stored, *rest], _of_dq(attributes), 1).outputs[0]
+                self.roundings[name] = self.b.op("Sub", back, value)
+        return self.roundings[name]
 
     def _constant(self, value: ir.Value | None) -> ir.Value | None:
         """An initializer of the quantised graph in ours."""
@@ -157,103 +90,72 @@ class _Probe:
             self.constants[value] = made
         return self.constants[value]
 
-    def _branch(self, node: ir.Node, stored: ir.Node, reads: list[ir.Value | None]) -> ir.Value:
-        """The layer's own error at its output: its quantised form on exact inputs, minus what it should be."""
+    def _branch(self, node: ir.Node, stored: ir.Node) -> ir.Value:
+        """What the stored weights (and biases) change in a layer's output, its inputs exact."""
         inputs: list[ir.Value | None] = []
-        for i, value in enumerate(node.inputs):
-            dq = dequantized(stored.inputs[i])
-            if dq is not None and is_constant(value):
+        for value, other in zip(node.inputs, stored.inputs, strict=True):
+            dq = dequantized(other)
+            if not is_constant(value):
+                inputs.append(value)
+            elif dq is None:
+                inputs.append(self._constant(other))  # a bias that a correction may have changed
+            else:
                 parts = [self._constant(v) for v in dq.inputs]
                 attributes = {k: a.value for k, a in dq.attributes.items()}
                 inputs.append(self.b.node("DequantizeLinear", parts, attributes, 1).outputs[0])
-            elif dq is None and is_constant(value) and stored.inputs[i] is not None and is_constant(stored.inputs[i]):
-                inputs.append(self._constant(stored.inputs[i]))  # a bias that a correction changed
-            else:
-                inputs.append(reads[i] or value)
         return self.b.op("Sub", self.b.copy(node, inputs).outputs[0], node.outputs[0])
 
-    def _followers(self, layers: list[ir.Node], branches: dict[ir.Node, ir.Value]) -> dict[str, frozenset[str]]:
-        known = set(layers)
-        out: dict[str, frozenset[str]] = {}
-        for n in layers:
-            users = {u for v in n.outputs for u, _ in v.uses()}
-            if n in branches or any(v.is_graph_output() for v in n.outputs) or not users <= known:
-                continue
-            out[layer_name(n)] = frozenset(map(layer_name, users))
-        return out
-
     def _measure(
-        self,
-        made: Probe,
-        branches: dict[ir.Node, ir.Value],
-        reads: dict[ir.Node, list[ir.Value | None]],
-        adjoint: Adjoint,
+        self, made: Probe, branches: dict[str, ir.Value], values: dict[str, ir.Value], adjoint: Adjoint
     ) -> None:
         """The three vectors, as the graph's only outputs."""
-        b, zero = self.b, self.b.array([0.0])
-        errors: dict[ir.Value, ir.Value] = {}
+        b, powers = self.b, dict[ir.Value, ir.Value]()
 
-        def rounding(value: ir.Value) -> ir.Value:
-            if value not in errors:
-                errors[value] = b.op("Sub", self.stored[value], value)
-            return errors[value]
+        def power(v: ir.Value) -> ir.Value:
+            if v not in powers:
+                powers[v] = self._flat(b.op("ReduceSumSquare", v, keepdims=0))
+            return powers[v]
 
         rows: list[tuple[ir.Value, ir.Value, ir.Value]] = []
-        for n in made.layers:
-            terms: list[ir.Value] = []
-            if n in branches:
-                g = adjoint.of_values.get(n.outputs[0])
-                terms += [self._dot(g, branches[n])] if g is not None else []
-                own, signal = self._power(branches[n]), self._power(n.outputs[0])
+        for term in self.found.terms:
+            if term.value is None:
+                out = self.found.weights[term.reader][0].outputs[0]
+                change, gradients = branches[term.reader], [adjoint.of_values.get(out)]
             else:
-                own = signal = zero
-                for i, new in enumerate(reads[n]):
-                    value = n.inputs[i]
-                    if new is None or value is None:
-                        continue
-                    g = adjoint.of_uses.get((n, i))
-                    terms += [self._dot(g, rounding(value))] if g is not None else []
-                    own, signal = (
-                        b.op("Add", own, self._power(rounding(value))),
-                        b.op("Add", signal, self._power(value)),
-                    )
-            for value, q in self.stored_outputs.get(layer_name(n), ()):
-                if not _rounded_before(q):
-                    seed = next(v for v in self.graph.inputs if v.name == adjoint.seeds[value.name or ""])
-                    self._round(value, q)
-                    terms.append(self._dot(seed, rounding(value)))
-            total = zero
-            for t in terms:
-                total = b.op("Add", total, t)
-            rows.append((total, own, signal))
+                out = values[term.value]
+                change, gradients = self._rounding(out), self._gradients(term, adjoint)
+            arriving = b.array([0.0])
+            for g in gradients:
+                if g is not None:
+                    arriving = b.op("Add", arriving, self._dot(g, change))
+            rows.append((arriving, power(change), power(out)))
         outputs = self.graph.model.graph.outputs
         outputs.clear()
-        for field, column in zip(("contributions", "own_errors", "signals"), zip(*rows, strict=True), strict=True):
+        for name, column in zip(("contributions", "errors", "signals"), zip(*rows, strict=True), strict=True):
             vector = b.op("Concat", *column, axis=0)
             vector.type, vector.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([len(column)])
             outputs.append(vector)
-            setattr(made, field, vector.name)
+            setattr(made, name, vector.name)
+
+    def _gradients(self, term: Term, adjoint: Adjoint) -> list[ir.Value | None]:
+        """By the uses a term is about; of a public output, its own weights."""
+        uses = self.found.reads[term]
+        if uses:
+            return [adjoint.of_uses.get(use) for use in uses]
+        seed = adjoint.seeds.get(term.value or "")
+        return [next((v for v in self.graph.inputs if v.name == seed), None)]
 
     def _dot(self, a: ir.Value, c: ir.Value) -> ir.Value:
         """The sum of products, [1]. (A MatMul of a row and a column is several times slower in ONNX Runtime.)"""
         return self._flat(self.b.op("ReduceSum", self.b.op("Mul", a, c), keepdims=0))
 
-    def _power(self, a: ir.Value) -> ir.Value:
-        return self._flat(self.b.op("ReduceSumSquare", a, keepdims=0))
-
     def _flat(self, a: ir.Value) -> ir.Value:
         return self.b.op("Reshape", a, self.b.ints(1))
 
 
-def _stored_outputs(graph: Graph, quantized: Graph) -> dict[str, list[tuple[ir.Value, ir.Node]]]:
-    """Layer -> the public outputs that are stored on its account, and the QuantizeLinear that does it."""
-    layers = output_layers(graph, quantized)
-    out: dict[str, list[tuple[ir.Value, ir.Node]]] = {}
-    for value, stored in zip(graph.outputs, quantized.outputs, strict=True):
-        q = quantizer(stored)
-        if q is not None and value.name in layers:
-            out.setdefault(layers[value.name], []).append((value, q))
-    return out
+def _of_dq(attributes: dict[str, object]) -> dict[str, object]:
+    """Those of a QuantizeLinear's attributes that DequantizeLinear has too."""
+    return {k: v for k, v in attributes.items() if k in ("axis", "block_size")}
 
 
 def _rounded_before(q: ir.Node) -> bool:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from edgec.diagnostics import error
 from edgec.quantization.budget import Budget, Score
 from edgec.quantization.pareto import Dot, pareto_svg
@@ -93,21 +91,44 @@ def _svg(points: Collection[Point], budget: Budget, keep: tuple[str, ...] | None
 
 
 def giving_up_order(found: Sensitivity, costs: Mapping[str, float]) -> list[str]:
-    """All layers, in the order that removes most predicted error for its cost, one after the other."""
-    gram = found.contributions.T @ found.contributions
-    names = [la.node for la in found.layers]
-    cost = np.array([costs[n] for n in names])
-    active = np.ones(len(names), bool)
-    order = []
-    for _ in names:
-        arriving = gram @ active  # of each layer with all that are still on
-        gain = np.where(active, (2 * arriving - np.diag(gram)) / cost, -np.inf)
-        if gain.max() <= 0:  # errors that cancel: what is left helps by little, the largest first
-            gain = np.where(active, np.diag(gram) / cost, -np.inf)
-        i = int(np.argmax(gain))
-        order.append(names[i])
-        active[i] = False
+    """All layers, in the order that removes most predicted error for its cost, one after the other.
+
+    After each step only the layers whose gain may be the largest are looked at again: those around the one given up,
+    and any that comes out on top with an old figure.
+    """
+    around = _neighbours(found)
+    order: list[str] = []
+    power = found.power()
+    gain: dict[str, float] = {}
+
+    def look(name: str) -> None:
+        gain[name] = (power - found.power([*order, name])) / costs[name]
+
+    for la in found.layers:
+        look(la.node)
+    while gain:
+        fresh: set[str] = set()
+        name = max(gain, key=gain.__getitem__)
+        while name not in fresh:
+            look(name)
+            fresh.add(name)
+            name = max(gain, key=gain.__getitem__)
+        order.append(name)
+        del gain[name]
+        power = found.power(order)
+        for near in around[name] & gain.keys():
+            look(near)
     return order
+
+
+def _neighbours(found: Sensitivity) -> dict[str, set[str]]:
+    """Layers that store what a layer reads, or read what it stores."""
+    out: dict[str, set[str]] = {la.node: set() for la in found.layers}
+    for t in found.terms:
+        if t.maker is not None and t.maker in out and t.reader in out:
+            out[t.maker].add(t.reader)
+            out[t.reader].add(t.maker)
+    return out
 
 
 def search(

@@ -109,7 +109,7 @@ class Trials:
         if record is None:
             return sensitivity(self.graph, self.graph, self.samples, probes=1)
         samples = self.ctx.calibration or self.samples
-        return sensitivity(record.reference, after, samples, probes=probes, balanced=balanced)
+        return sensitivity(record.reference, after, samples, scheme=record.scheme, probes=probes, balanced=balanced)
 
     def evaluate(self, keep: frozenset[str]) -> Score:
         """What a choice reaches."""

@@ -1,10 +1,10 @@
 """Sensitivity: what storing each layer in few bits costs at the outputs, for all layers from a few dozen runs.
 
-Each layer has an error of its own: its inputs and weights are rounded while all before it is exact. The adjoint
-(`adjoint.py`) says what arrives of it at the outputs. For a sample and random signs u both are numbers,
-c[u, layer] = u . (error at the outputs), and the error power of any set of layers is the mean over u of the squared sum
-of their c: one matrix predicts every mixed-precision choice, correlated errors included. That holds to first order in
-the errors; `measure` runs a choice as it is.
+A quantised graph is a set of roundings (`terms.py`): of weights, and of values as they are read. The adjoint
+(`adjoint.py`) says what arrives of each at the outputs. For a sample and random signs u that is a number,
+c[u, term] = u . (error at the outputs), and the error power of any set of roundings is the mean over u of the squared
+sum of their c: one matrix predicts every mixed-precision choice, correlated errors included. That holds to first order
+in the errors; `measure` runs a choice as it is.
 
 Error power is relative to the outputs' power (summed over outputs), so 10 log10(1 / power) is an SQNR.
 """
@@ -12,11 +12,10 @@ Error power is relative to the outputs' power (summed over outputs), so 10 log10
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import cycle, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,20 @@ import numpy.typing as npt
 from edgec.diagnostics import Location, error
 from edgec.graph import Graph, ir, is_constant
 from edgec.placement import macs
-from edgec.quantization.layer_probe import Probe, align, build_probe, dequantized, layer_name, output_layers, quantizer
+from edgec.quantization.layer_probe import Probe, build_probe
+from edgec.quantization.terms import (
+    Follower,
+    Term,
+    Terms,
+    align,
+    dequantized,
+    layer_name,
+    off,
+    quantizer,
+)
+
+if TYPE_CHECKING:
+    from edgec.specs.scheme import Scheme
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -37,17 +49,17 @@ CHANNEL_FLOOR = 1e-5
 
 @dataclass(frozen=True)
 class Layer:
-    """One node that reads integers. SQNRs are in dB and infinite where there is no error."""
+    """One node that computes on integers. SQNRs are in dB and infinite where there is no error."""
 
     node: str
     op: str
     macs: int
     own_db: float
-    """Of its output, with all before it exact."""
+    """Of what it stores, with all before it exact: its weights and the rounding of its output."""
     total_db: float | None
-    """Of its output in the quantised graph; None where it was not measured."""
+    """Of the same in the quantised graph; None where it was not measured."""
     harm: float
-    """Error power at the outputs with this layer alone in integers."""
+    """Error power at the outputs from its own roundings alone: of its weights, and of its output by all that read it."""
     relief: float
     """How much error power goes when this layer alone stays in float."""
 
@@ -61,52 +73,43 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """`layers` in execution order. `contributions`: [runs, layers], what each adds to the weighted output error."""
+    """`layers` in execution order. `contributions`: [runs, terms], what each adds to the weighted output error."""
 
     layers: tuple[Layer, ...]
+    terms: tuple[Term, ...]
     contributions: npt.NDArray[np.float64]
-    followers: dict[str, frozenset[str]] = field(default_factory=dict)
-    """Layers that only hand integers on -> their readers: in float when all of those are."""
+    followers: Mapping[str, Follower] = field(default_factory=dict)
     ends: tuple[str, ...] = ()
     """Values read by ops without a derivative: weighed like outputs."""
 
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {layer.node: i for i, layer in enumerate(self.layers)}
-
-    @cached_property
-    def _gram(self) -> npt.NDArray[np.float64]:
-        return self.contributions.T @ self.contributions / max(len(self.contributions), 1)
-
     def off(self, keep: Collection[str]) -> set[str]:
-        """The layers that read no integers when `keep` stays in float: also those that only handed them on."""
-        gone = set(keep)
-        for layer in reversed(self.layers):
-            readers = self.followers.get(layer.node)
-            if readers is not None and readers and readers <= gone:
-                gone.add(layer.node)
-        return gone
+        """The layers that compute in float when `keep` does: also those that only followed them."""
+        return off(keep, [la.node for la in self.layers], self.followers)
+
+    def active(self, keep: Collection[str]) -> npt.NDArray[np.bool_]:
+        """The roundings that are left with `keep` in float. [terms]"""
+        gone = self.off(keep)
+        return np.array([t.active(gone) for t in self.terms], bool)
 
     def power(self, keep: Collection[str] = ()) -> float:
         """Predicted error power at the outputs, relative to theirs, with `keep` in float."""
-        gone = self.off(keep)
-        m = np.array([layer.node not in gone for layer in self.layers], np.float64)
-        return max(float(m @ self._gram @ m), 0.0)
+        if not self.terms:
+            return 0.0
+        return float(np.mean(self.contributions[:, self.active(keep)].sum(1) ** 2))
 
     def sqnr_db(self, keep: Collection[str] = ()) -> float:
         """The same in dB."""
         return _db(self.power(keep))
 
     def worst(self, count: int = 5) -> list[Layer]:
-        """The layers whose staying in float would help most, first the worst."""
-        return sorted(self.layers, key=lambda la: -la.relief)[:count]
+        """The most harmful layers, first the worst."""
+        return sorted(self.layers, key=lambda la: -la.harm)[:count]
 
     COLUMNS = ("layer", "op", "MACs", "own dB", "inherited dB", "harm dB", "share of error")
 
     def table(self, count: int | None = None) -> list[tuple[str, ...]]:
         """Rows of text under `COLUMNS`, the most harmful first. Harm: SQNR at the outputs with that layer alone."""
         total = sum(la.harm for la in self.layers) or 1.0
-        rows = sorted(self.layers, key=lambda la: -la.harm)
         return [
             (
                 la.node,
@@ -117,7 +120,7 @@ class Sensitivity:
                 _text(_db(la.harm)),
                 f"{la.harm / total:.1%}",
             )
-            for la in rows[:count]
+            for la in self.worst(len(self.layers) if count is None else count)
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -139,12 +142,13 @@ def sensitivity(
     quantized: Graph,
     samples: Iterable[Arrays],
     *,
+    scheme: Scheme | None = None,
     probes: int = PROBES,
     balanced: bool = False,
     inherited: int = 4,
     seed: int = 0,
 ) -> Sensitivity:
-    """Measure all layers of `quantized`, which is `reference` with Q/DQ nodes (and changed weights) in it.
+    """Measure all layers of `quantized`, which is `reference` with Q/DQ nodes (and changed weights) in it by `scheme`.
 
     `samples` are gone through until there were `probes` runs; at least one. `balanced`: every channel of an output
     counts the same however small its values, so that scores of 0..1 beside boxes of 0..640 are seen; otherwise the
@@ -157,47 +161,67 @@ def sensitivity(
     held = list(islice(samples, probes))
     if not held:
         raise error("EC0750", "sensitivity needs at least one sample", Location(reference.source))
-    probe = build_probe(reference, quantized)
-    if not probe.layers:
-        return Sensitivity((), np.zeros((0, 0)))
+    probe = build_probe(reference, quantized, scheme)
+    terms = probe.found.terms
+    if not terms:
+        return Sensitivity((), (), np.zeros((0, 0)))
     from edgec.runtime import Session
 
     weights = _Weights(reference, probe, held, balanced)
     session = Session(probe.graph)
     rng = np.random.default_rng(seed)
-    rows, own, signal = [], np.zeros(len(probe.layers)), np.zeros(len(probe.layers))
+    rows, errors, signals = [], np.zeros(len(terms)), np.zeros(len(terms))
     for i, sample in islice(enumerate(cycle(held)), max(probes, 1)):
         got = session.run({**sample, **weights.draw(i % len(held), rng)})
         rows.append(got[probe.contributions].astype(np.float64).reshape(-1))
-        own += got[probe.own_errors].astype(np.float64).reshape(-1)
-        signal += got[probe.signals].astype(np.float64).reshape(-1)
-    c = np.stack(rows)
-    total = _total_db(reference, quantized, held[:inherited]) if inherited else {}
-    nodes = [layer_name(n) for n in probe.layers]
+        errors += got[probe.errors].astype(np.float64).reshape(-1)
+        signals += got[probe.signals].astype(np.float64).reshape(-1)
+    own = np.divide(errors, signals, out=np.zeros(len(terms)), where=signals > 0)
+    total = _total_db(reference, quantized, probe.found, held[:inherited]) if inherited else {}
+    return _summary(probe, np.stack(rows), own, total)
+
+
+def _summary(
+    probe: Probe, c: npt.NDArray[np.float64], own: npt.NDArray[np.float64], total: Mapping[str, float]
+) -> Sensitivity:
+    """Layers from terms. `own`: relative power of each rounding where it arises."""
+    found = probe.found
+    order = [layer_name(n) for n in found.layers]
     everything = c.sum(1)
-    layers = tuple(
-        Layer(
-            node=name,
-            op=node.op_type,
-            macs=macs(node),
-            own_db=_db(own[i] / signal[i]) if signal[i] > 0 else math.inf,
-            total_db=total.get(name),
-            harm=float(np.mean(c[:, i] ** 2)),
-            relief=float(np.mean(everything**2) - np.mean((everything - c[:, i]) ** 2)),
+    layers = []
+    for node in found.layers:
+        name = layer_name(node)
+        mine = [i for i, t in enumerate(found.terms) if t.owner == name]
+        once = {found.terms[i].value: own[i] for i in mine}  # the rounding of a value is one, whoever reads it
+        gone = off([name], order, found.followers)
+        left = c[:, [t.active(gone) for t in found.terms]].sum(1)
+        layers.append(
+            Layer(
+                node=name,
+                op=node.op_type,
+                macs=macs(node),
+                own_db=_db(float(sum(once.values()))),
+                total_db=total.get(name),
+                harm=float(np.mean(c[:, mine].sum(1) ** 2)),
+                relief=float(np.mean(everything**2) - np.mean(left**2)),
+            )
         )
-        for i, (name, node) in enumerate(zip(nodes, probe.layers, strict=True))
-    )
-    return Sensitivity(layers, c, probe.followers, tuple(probe.ends))
+    return Sensitivity(tuple(layers), tuple(found.terms), c, found.followers, tuple(probe.ends))
 
 
-def measure(reference: Graph, quantized: Graph, samples: Iterable[Arrays], only: Collection[str]) -> float:
-    """Error power at the outputs, relative to theirs and summed over them, with `only` these layers in integers: run.
+def own_terms(found: Terms, layers: Collection[str]) -> list[Term]:
+    """The roundings that go to these layers' account."""
+    return [t for t in found.terms if t.owner in layers]
+
+
+def measure(reference: Graph, quantized: Graph, samples: Iterable[Arrays], only: Collection[Term]) -> float:
+    """Error power at the outputs, relative to theirs and summed over them, with `only` these roundings: run.
 
     Outputs that are not floats, and those that are zero everywhere, do not count.
     """
     from edgec.runtime import Session
 
-    want, got = Session(reference), Session(only_layers(reference, quantized, only))
+    want, got = Session(reference), Session(only_terms(reference, quantized, only))
     names = [v.name for v in reference.outputs if v.dtype == ir.DataType.FLOAT and v.name]
     power: dict[str, float] = dict.fromkeys(names, 0.0)
     noise: dict[str, float] = dict.fromkeys(names, 0.0)
@@ -209,19 +233,15 @@ def measure(reference: Graph, quantized: Graph, samples: Iterable[Arrays], only:
     return sum(noise[n] / power[n] for n in names if power[n] > 0)
 
 
-def only_layers(reference: Graph, quantized: Graph, only: Collection[str]) -> Graph:
-    """A copy of `reference` in which these layers, and no others, read what they read in `quantized`."""
-    copy = quantized.clone()
+def only_terms(reference: Graph, quantized: Graph, only: Collection[Term]) -> Graph:
+    """A copy of `quantized` in which these roundings, and no others, are left."""
+    copy, reference = quantized.clone(), reference.clone()
     g = copy.model.graph
+    wanted = {(t.reader, t.value) for t in only}
     originals = {v.name: v for v in reference.model.graph.initializers.values()}
     floats: dict[str, ir.Value] = {}
 
-    def as_float(stored: ir.Value, wanted: ir.Value) -> ir.Value:
-        """What a node of `copy` reads instead: the value that enters the pair, or the float weight."""
-        q, name = quantizer(stored), wanted.name or ""
-        if q is not None and not is_constant(wanted):
-            assert q.inputs[0] is not None  # what QuantizeLinear reads
-            return q.inputs[0]
+    def weight(name: str) -> ir.Value:
         if name not in floats:
             v = originals[name]
             floats[name] = ir.Value(name=copy.fresh(name), shape=v.shape, type=v.type, const_value=v.const_value)
@@ -229,17 +249,22 @@ def only_layers(reference: Graph, quantized: Graph, only: Collection[str]) -> Gr
         return floats[name]
 
     for node, stored in align(reference, copy):
+        name = layer_name(node)
         for i, (a, b) in enumerate(zip(node.inputs, stored.inputs, strict=True)):
-            if a is not None and b is not None and layer_name(node) not in only and dequantized(b):
-                stored.replace_input_with(i, as_float(b, a))
-    owners = output_layers(reference, quantized)
+            q = quantizer(b)
+            if a is None or b is None or not dequantized(b):
+                continue
+            if q is not None and not is_constant(a) and (name, a.name) not in wanted:
+                stored.replace_input_with(i, q.inputs[0])
+            elif is_constant(a) and (name, None) not in wanted:
+                stored.replace_input_with(i, weight(a.name or ""))
     for i, out in enumerate(g.outputs):
         q = quantizer(out)
-        if q is not None and owners.get(out.name or "") not in only:
+        if q is not None and ("", out.name) not in wanted:
             value = q.inputs[0]
-            assert value is not None  # as above
+            assert value is not None  # what QuantizeLinear reads
             g.outputs[i] = value
-            name, out.name = out.name, copy.fresh(f"{out.name}_stored")
+            name, out.name = out.name or "", copy.fresh(f"{out.name}_stored")
             value.name = name
     copy.remove_dead()
     return copy
@@ -291,15 +316,16 @@ def _channel_axis(shape: Sequence[int]) -> int | None:
     return 1 if len(shape) >= 4 else None
 
 
-def _total_db(reference: Graph, quantized: Graph, samples: Sequence[Arrays]) -> dict[str, float]:
-    """SQNR of each layer's output in the quantised graph, before it is stored itself."""
+def _total_db(reference: Graph, quantized: Graph, found: Terms, samples: Sequence[Arrays]) -> dict[str, float]:
+    """SQNR of what each layer stores in the quantised graph; of its output where it stores nothing."""
     from edgec.runtime import Session
 
-    pairs = [
-        (layer_name(a), a.outputs[0].name or "", b.outputs[0].name or "")
-        for a, b in align(reference, quantized)
-        if a.outputs[0].dtype == ir.DataType.FLOAT and any(v is not None and dequantized(v) for v in b.inputs)
-    ]
+    places = {layer_name(a): (a.outputs[0].name or "", b.outputs[0].name or "") for a, b in align(reference, quantized)}
+    for t in found.terms:
+        if t.maker is not None and t.value is not None:
+            ((dq, _),) = found.quantizers[t.value].outputs[0].uses()
+            places[t.maker] = (t.value, dq.outputs[0].name or "")
+    pairs = [(name, *places[name]) for name in map(layer_name, found.layers)]
     first = Session(reference, all_values=[a for _, a, _ in pairs])
     second = Session(quantized, all_values=[b for _, _, b in pairs])
     power, noise = ({name: 0.0 for name, _, _ in pairs} for _ in range(2))

@@ -15,6 +15,7 @@ from edgec.quantization.metric import Drop
 from edgec.quantization.mixed import giving_up_order, search
 from edgec.quantization.pareto import Dot, frontier, pareto_svg
 from edgec.quantization.sensitivity import Layer, Sensitivity
+from edgec.quantization.terms import Follower, Term
 
 
 def made_up(harms: dict[str, float], macs: dict[str, int]) -> Sensitivity:
@@ -22,7 +23,7 @@ def made_up(harms: dict[str, float], macs: dict[str, int]) -> Sensitivity:
     names = list(harms)
     c = np.diag(np.sqrt([harms[n] * len(names) for n in names]))
     layers = tuple(Layer(n, "Conv", macs[n], 30.0, None, harms[n], harms[n]) for n in names)
-    return Sensitivity(layers, c)
+    return Sensitivity(layers, tuple(map(Term, names)), c)
 
 
 def exact(found: Sensitivity, runs: list[frozenset[str]]):
@@ -103,7 +104,7 @@ def test_a_failure_says_how_close_it_came_and_what_is_to_blame() -> None:
 
 def test_cancelling_errors_are_ordered_too() -> None:
     layers = tuple(Layer(n, "Conv", 1, 30.0, None, 1.0, 0.0) for n in "ab")
-    found = Sensitivity(layers, np.array([[1.0, -1.0], [1.0, -1.0]]))
+    found = Sensitivity(layers, (Term("a"), Term("b")), np.array([[1.0, -1.0], [1.0, -1.0]]))
     assert sorted(giving_up_order(found, {"a": 1.0, "b": 1.0})) == ["a", "b"]
     assert found.sqnr_db() == math.inf
     assert found.sqnr_db(["a"]) == 0
@@ -111,9 +112,10 @@ def test_cancelling_errors_are_ordered_too() -> None:
 
 def test_layers_that_hand_on_go_with_their_readers() -> None:
     layers = tuple(Layer(n, "Conv", 1, 30.0, None, 1.0, 1.0) for n in "abc")
-    found = Sensitivity(layers, np.eye(3), {"a": frozenset("bc")})
-    assert found.off(["b"]) == {"b"}
-    assert found.off("bc") == set("abc")
+    found = Sensitivity(layers, tuple(map(Term, "abc")), np.eye(3), {"b": Follower(frozenset("a"), frozenset("c"))})
+    assert found.off([]) == set()
+    assert found.off("a") == {"a", "b"}  # nothing to follow
+    assert found.off("c") == {"b", "c"}  # nobody to follow for
 
 
 @pytest.mark.parametrize(
