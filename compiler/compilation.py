@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec import __version__
+from edgec.accuracy import Accuracy
 from edgec.api import Compiled
 from edgec.diagnostics import Diagnostics, EdgecError, Location, error
 from edgec.graph import Graph
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from edgec.specs.schema import Effort
     from edgec.toolchain import ToolchainManager, Worker
 
-VERIFY_SAMPLES = 8
-"""How many calibration samples verification takes where no samples of its own are given."""
+VERIFY_SAMPLES, JUDGED_SAMPLES = 8, 32
+"""How many calibration samples verification takes where no samples of its own are given; the second number where an
+accuracy is asked for, and choices depend on it."""
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Compilation:
     effort: Effort
     options: Mapping[str, Any]
     no_fallback: bool
-    min_sqnr: float | None
+    accuracy: Accuracy | None
     verify: Verify
     instruments: Sequence[Instrument]
     registry: Registry
@@ -88,7 +90,7 @@ class Compilation:
         with clock("passes"):
             tell("passes")
             lowered = lower(
-                graph, self.target, self.precision, input_shapes=self.input_shapes, pipeline=self.pipeline, effort=self.effort,
+                graph, self.target, self.precision, input_shapes=self.input_shapes, pipeline=self.pipeline, effort=self.effort, accuracy=self.accuracy,
                 verify=self.verify, instruments=self.instruments, registry=self.registry, ctx=ctx,
             )  # fmt: skip
         with clock("placement"):
@@ -96,8 +98,9 @@ class Compilation:
             placement.diagnose(notes, no_fallback=self.no_fallback)
             notes.raise_if_errors()
         job = EmitJob(
-            lowered.precision, workdir, self.toolchains, notes, calibration, checked, self.options, tell, worker
-        )
+            lowered.precision, workdir, self.toolchains, notes, calibration, checked, self.options, tell, worker,
+            ctx.quantization,
+        )  # fmt: skip
         with FloatModel(lowered.reference, lowered.graph, checked) as float_model:
             with clock("emit"):
                 tell("emit")
@@ -106,7 +109,13 @@ class Compilation:
                 tell("verify")
                 with _about_generated(checked):
                     verification = verify_artifact(
-                        self.target, float_model, lowered.graph, artifact, checked, notes, self.min_sqnr
+                        self.target,
+                        float_model,
+                        lowered.graph,
+                        artifact,
+                        checked,
+                        notes,
+                        self.accuracy.min_sqnr if self.accuracy is not None else None,
                     )
         differences = _differences(placement, artifact, notes)
         notes.raise_if_errors()
@@ -151,7 +160,9 @@ class Compilation:
         given = _samples(self.samples, graph, self.preprocess, self.diagnostics)
         if given is not None:
             return calibration, given
-        return calibration, calibration.take(VERIFY_SAMPLES) if calibration is not None else generated_samples(graph)
+        if calibration is None:
+            return None, generated_samples(graph)
+        return calibration, calibration.take(JUDGED_SAMPLES if self.accuracy else VERIFY_SAMPLES)
 
     def _model_hash(self) -> str:
         """SHA-256 of the file, or of the graph where one was given: it may have been changed since it was loaded."""
@@ -167,7 +178,7 @@ class Compilation:
             "preprocess": self.preprocess.options() if self.preprocess is not None else {},
             "effort": self.effort,
             "no_fallback": self.no_fallback,
-            "min_sqnr": self.min_sqnr,
+            "accuracy": dataclasses.asdict(self.accuracy) if self.accuracy is not None else {},
         }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edgec.accuracy import Accuracy, keep_enough, quantize_at
 from edgec.diagnostics import error
 from edgec.graph import Graph
 from edgec.pipeline import Instrument, PassContext, PassManager, PassRecord
@@ -14,6 +15,7 @@ from edgec.recipe import Step, build_passes, parse_pipeline, pipeline_text
 from edgec.target import Target
 
 if TYPE_CHECKING:
+    from edgec.quantization.mixed import Mixed
     from edgec.specs.schema import Effort
 
 Verify = Literal["none", "structure", "each"]
@@ -30,6 +32,8 @@ class Lowered:
     graph: Graph
     records: Sequence[PassRecord]
     pipeline: str
+    mixed: Mixed | None = None
+    """What was tried to reach the accuracy asked for."""
 
 
 def lower(
@@ -41,6 +45,7 @@ def lower(
     pipeline: str | Sequence[Step] | None = None,
     effort: Effort = "medium",
     calibrate: bool = True,
+    accuracy: Accuracy | None = None,
     verify: Verify = "none",
     instruments: Sequence[Instrument] = (),
     registry: Registry,
@@ -48,6 +53,7 @@ def lower(
 ) -> Lowered:
     """Run the target's pipeline on a copy of `graph`; `graph` itself becomes the reference.
 
+    `accuracy`: what a quantised result must reach; nodes are then kept in higher precision until it does.
     `calibrate`: False leaves out the passes that need calibration data: enough to see who would run each node.
     """
     spec = target.spec()
@@ -72,8 +78,16 @@ def lower(
             frozen = graph.clone()
             freeze(frozen, input_shapes, registry)
         require_static_inputs(frozen)
-    records = PassManager(passes, instruments, verify).run(after, ctx)
-    return Lowered(target, precision, graph, after, records, pipeline_text(passes))
+    manager = PassManager(passes, instruments, verify)
+    manager.check(after.facts)
+    at = quantize_at(passes) if accuracy else None
+    if at is None:
+        return Lowered(target, precision, graph, after, manager.run(after, ctx), pipeline_text(passes))
+    assert accuracy is not None  # else there is nothing to search for
+    records = PassManager(passes[:at], instruments, verify).run(after, ctx)
+    rest, mixed = keep_enough(passes[at:], after, ctx, accuracy)
+    records += PassManager(rest, instruments, verify).run(after, ctx)
+    return Lowered(target, precision, graph, after, records, pipeline_text([*passes[:at], *rest]), mixed)
 
 
 def freeze(graph: Graph, input_shapes: Sequence[str], registry: Registry) -> None:

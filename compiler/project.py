@@ -18,12 +18,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from edgec.accuracy import Accuracy
 from edgec.diagnostics import Diagnostic, EdgecError, Location, Severity, error
 from edgec.specs import yaml_file
 
@@ -47,7 +48,13 @@ class _Settings(BaseModel):
         None, description="passes to run instead of the target's own"
     )
     no_fallback: bool | None = Field(None, description="a node off the accelerator is an error")
+    effort: Literal["low", "medium", "high"] | None = Field(None, description="time spent on accuracy")
     min_sqnr: float | None = Field(None, description="dB every output must reach against the float model")
+    min_agreement: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="share of samples that must keep the float model's class"
+    )
+    max_drop: Text | None = Field(None, description="how much of `metric` may be lost: 1% or 0.5pt")
+    metric: Text | None = Field(None, description="file.py:function, higher is better; the file beside this one")
 
     @field_validator("input_shapes")
     @classmethod
@@ -120,7 +127,12 @@ class Project:
         from edgec.samples import Preprocess
 
         shapes = {**self.file.input_shapes, **target.input_shapes}
-        found: dict[str, Any] = {name: self._setting(target, name) for name in ("no_fallback", "min_sqnr")}
+        found: dict[str, Any] = {name: self._setting(target, name) for name in ("no_fallback", "effort")}
+        wanted = Accuracy(*(self._setting(target, n) for n in ("min_sqnr", "min_agreement", "max_drop")))
+        if (metric := self._setting(target, "metric")) is not None:
+            path, _, function = metric.rpartition(":")
+            wanted = replace(wanted, metric=f"{self._path(path)}:{function}")
+        found["accuracy"] = wanted or None
         for name in ("calibration", "samples"):
             source = self._setting(target, name)
             found[name] = self._source(source) if source is not None else None

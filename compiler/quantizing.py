@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgec.accuracy import Accuracy
 from edgec.compare import Comparison, compare
 from edgec.diagnostics import Diagnostics, error
 from edgec.graph import Graph
@@ -19,11 +20,13 @@ from edgec.quantization.record import QuantRecord
 from edgec.samples import Preprocess, Samples, open_samples
 
 if TYPE_CHECKING:
+    from edgec.quantization.mixed import Mixed
     from edgec.recipe import Step
     from edgec.specs.schema import Effort, TargetSpec
 
-VERIFY_SAMPLES = 8
-"""How many calibration samples the result is compared on where no other samples are given."""
+VERIFY_SAMPLES, JUDGED_SAMPLES = 8, 32
+"""How many calibration samples the result is compared on where no other samples are given; the second number where an
+accuracy is asked for, and choices depend on it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Quantized:
     pipeline: str
     diagnostics: Diagnostics
     seconds: float
+    mixed: Mixed | None = None
 
 
 def quantize(
@@ -49,6 +53,7 @@ def quantize(
     preprocess: Preprocess | None = None,
     input_shapes: Sequence[str] = (),
     effort: Effort = "medium",
+    accuracy: Accuracy | None = None,
     options: Mapping[str, Any] | None = None,
     instruments: Sequence[Instrument] = (),
     registry: Registry | None = None,
@@ -63,6 +68,7 @@ def quantize(
         calibration: unlabelled inputs: .npy, .npz, a folder of images, "module:function", or Samples.
         samples: inputs to compare on; default: the first calibration samples.
         effort: "low" is fastest, "high" most accurate.
+        accuracy: what the result must reach; nodes stay in float until it does.
         options: options of the pass `quantize` (`edgec passes quantize`): method, keep, scheme, ranges ...
 
     Raises:
@@ -81,13 +87,15 @@ def quantize(
         shaped = graph.clone()
         freeze(shaped, input_shapes, registry)
     inputs = _open(calibration, shaped, preprocess, notes)
-    checked = _open(samples, shaped, preprocess, notes) or (inputs.take(VERIFY_SAMPLES) if inputs is not None else None)
+    checked = _open(samples, shaped, preprocess, notes)
+    if checked is None and inputs is not None:
+        checked = inputs.take(JUDGED_SAMPLES if accuracy else VERIFY_SAMPLES)
     steps = with_options(chosen.pipeline(precision, effort), "quantize", options or {})
     ctx = PassContext(diagnostics=notes, samples=checked, calibration=inputs)
     tell("quantise")
     lowered = lower(
-        graph, chosen, precision, input_shapes=input_shapes, pipeline=steps, instruments=instruments,
-        registry=registry, ctx=ctx,
+        graph, chosen, precision, input_shapes=input_shapes, pipeline=steps, accuracy=accuracy,
+        instruments=instruments, registry=registry, ctx=ctx,
     )  # fmt: skip
     notes.raise_if_errors()
     comparison = None
@@ -99,7 +107,9 @@ def quantize(
         comparison = compare(Session(graph, fallback=True).run_all(checked), after.run_all(checked))
     tell("done")
     seconds = time.perf_counter() - start
-    return Quantized(lowered.graph, ctx.quantization, comparison, lowered.records, lowered.pipeline, notes, seconds)
+    return Quantized(
+        lowered.graph, ctx.quantization, comparison, lowered.records, lowered.pipeline, notes, seconds, lowered.mixed
+    )
 
 
 def with_options(steps: Sequence[Step], name: str, options: Mapping[str, Any]) -> list[Step]:

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from edgec.project import json_schema as project_schema
 from edgec.specs.schema import OpTable, PipelineSpec, Scheme, TargetSpec, json_schema
 
 SCHEMAS = {"target": TargetSpec, "ops": OpTable, "pipeline": PipelineSpec, "scheme": Scheme}
@@ -16,6 +17,8 @@ def main() -> int:
     for name, cls in SCHEMAS.items():
         text = json.dumps(json_schema(cls), indent=1, ensure_ascii=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    project = json.dumps(project_schema(), indent=1, ensure_ascii=False)
+    (folder / "project.json").write_text(project + "\n", encoding="utf-8")
     return 0
 
 

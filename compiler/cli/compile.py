@@ -50,10 +50,10 @@ def compile_command(
     pipeline: o.PipelineText = None,
     effort: o.EffortOption = "medium",
     no_fallback: o.NoFallback = False,
-    min_sqnr: Annotated[
-        float | None,
-        typer.Option("--min-sqnr", metavar="DB", help="Fail if an output is further from the float model."),
-    ] = None,
+    min_sqnr: o.MinSqnr = None,
+    min_agreement: o.MinAgreement = None,
+    max_drop: o.MaxDrop = None,
+    metric: o.MetricOption = None,
     verify_each: o.VerifyEach = False,
     dump_after_each: o.DumpAfterEach = None,
     offline: o.Offline = False,
@@ -83,7 +83,7 @@ def compile_command(
         "pipeline": pipeline,
         "effort": effort if effort != "medium" else None,
         "no_fallback": no_fallback,
-        "min_sqnr": min_sqnr,
+        "accuracy": o.accuracy(min_sqnr, min_agreement, max_drop, metric),
     }
     given = {k: v for k, v in given.items() if v is not None and v is not False and v != {}}
     jobs = _jobs(model, project, output, given)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from edgec.accuracy import Accuracy
     from edgec.samples import Preprocess, Samples
     from edgec.toolchain import ToolchainManager
 
@@ -57,6 +58,20 @@ ToolchainPath = Annotated[
 EffortOption = Annotated[
     Literal["low", "medium", "high"],
     typer.Option("--effort", help="Time spent on accuracy where the target quantises."),
+]
+MinSqnr = Annotated[
+    float | None,
+    typer.Option("--min-sqnr", metavar="DB", help="What every output must reach against the float model."),
+]
+MinAgreement = Annotated[
+    str | None,
+    typer.Option("--min-agreement", metavar="99%", help="Samples that must keep the float model's class."),
+]
+MaxDrop = Annotated[
+    str | None, typer.Option("--max-drop", metavar="1%|0.5pt", help="How much of --metric may be lost.")
+]
+MetricOption = Annotated[
+    str | None, typer.Option("--metric", metavar="FILE.py:FUNCTION", help="Your own metric; higher is better.")
 ]
 PipelineText = Annotated[
     str | None,
@@ -114,3 +129,26 @@ def samples(source: str | None, graph: Any, pre: Preprocess | None, count: int =
     if source is not None:
         return open_samples(source, graph, preprocess=pre, diagnostics=diagnostics)
     return generated_samples(graph, count, diagnostics=diagnostics)
+
+
+def accuracy(
+    min_sqnr: float | None, min_agreement: str | None, max_drop: str | None, metric: str | None
+) -> Accuracy | None:
+    """What must be reached; None where nothing is asked for."""
+    from edgec.accuracy import Accuracy
+
+    if metric is not None and max_drop is None:
+        raise typer.BadParameter("how much of it may be lost? --max-drop 1%", param_hint="--metric")
+    share = None if min_agreement is None else _share(min_agreement)
+    return Accuracy(min_sqnr, share, max_drop, metric) or None
+
+
+def _share(text: str) -> float:
+    """`99%` or `0.99`."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise typer.BadParameter(f"{text!r} is not a share: write 99% or 0.99", param_hint="--min-agreement")
+    return value

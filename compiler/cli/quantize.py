@@ -43,6 +43,13 @@ def quantize(
     save_ranges: Annotated[
         Path | None, typer.Option("--save-ranges", metavar="FILE", help="Write what was observed, for --ranges.")
     ] = None,
+    min_sqnr: o.MinSqnr = None,
+    min_agreement: o.MinAgreement = None,
+    max_drop: o.MaxDrop = None,
+    metric: o.MetricOption = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.svg", help="What was tried to reach the accuracy, as a plot.")
+    ] = None,
     samples: o.SamplesOption = None,
     input_shape: o.InputShape = None,
     mean: o.Mean = None,
@@ -60,6 +67,7 @@ def quantize(
     """Quantise a model by the scheme of a target, without labels or training code, and compare it with the float model.
 
     --calib gives inputs like those in use, prepared as in training; about 100 are enough for most networks.
+    With --min-sqnr, --min-agreement or --max-drop the layers that hurt most stay in float until the result is good enough.
     """
     from edgec.cli.opt import spare_the_source
     from edgec.diagnostics import Diagnostics
@@ -76,6 +84,7 @@ def quantize(
             result = run(
                 model, target=target, precision=precision, calibration=calib, samples=samples, preprocess=pre,
                 input_shapes=input_shape or (), effort=effort, diagnostics=found, progress=tell,
+                accuracy=o.accuracy(min_sqnr, min_agreement, max_drop, metric),
                 options={k: v for k, v in given.items() if v is not None},
             )  # fmt: skip
     except BaseException as e:
@@ -88,6 +97,9 @@ def quantize(
     if save_ranges is not None and result.record is not None and result.record.statistics is not None:
         with writing(save_ranges):
             result.record.statistics.save(save_ranges)
+    if plot is not None and result.mixed is not None:
+        with writing(plot):
+            plot.write_text(result.mixed.svg(f"{model.stem}, {target}"), encoding="utf-8")
     console.diagnostics(found)
     _show(result, model, output, console, quiet)
     console.data(_data(result, model, output))
@@ -108,6 +120,8 @@ def _show(result: Quantized, model: Path, output: Path, console: Console, quiet:
     )
     for node, reason in record.kept.items():
         console.line(f"  {node}: {reason}", "dim")
+    if result.mixed is not None and len(result.mixed.points) > 1:
+        console.table(result.mixed.COLUMNS, result.mixed.table())
     if result.comparison is not None:
         console.table(result.comparison.COLUMNS, result.comparison.table())
     before, after = model.stat().st_size, output.stat().st_size
@@ -124,6 +138,7 @@ def _data(result: Quantized, model: Path, output: Path) -> dict[str, Any]:
         "weights": len(record.weights) if record is not None else 0,
         "activations": len(record.activations) if record is not None else 0,
         "kept": dict(record.kept) if record is not None else {},
+        "mixed": result.mixed.to_json() if result.mixed is not None else None,
         "comparison": result.comparison.to_json() if result.comparison is not None else None,
         "diagnostics": list(result.diagnostics),
         "seconds": result.seconds,

@@ -49,12 +49,12 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert rk["input_shapes"] == ["images=1x3x64x64", "size=1x2"]
     assert rk["preprocess"].mean == (1, 2, 3)
     assert rk["calibration"] == str(tmp_path / "data")
-    assert (rk["min_sqnr"], rk["no_fallback"], rk["options"]) == (10.5, True, {"quantized-method": "layer"})
+    assert (rk["accuracy"].min_sqnr, rk["no_fallback"], rk["options"]) == (10.5, True, {"quantized-method": "layer"})
     assert pc["output"] == tmp_path / "out/pc"
     assert pc["input_shapes"] == ["images=2x3x64x64", "size=1x2"]
     assert pc["samples"] == "loader:batches", "a function is no path"
     assert pc["pipeline"] == ["fold-bn", {"fold-constants": {"max_bytes": 10}}]
-    assert pc["min_sqnr"] == 20
+    assert pc["accuracy"].min_sqnr == 20
     assert "precision" not in pc
 
 
