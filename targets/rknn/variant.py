@@ -118,6 +118,18 @@ _ENDLESS = ("swap_reshape_transpose_v2",)
 """With Q/DQ behind an input of rank 2 or 3 it and two others undo each other's work for ever (measured, 2.5.0)."""
 
 
+def _output_name(node: ir.Node) -> str | None:
+    """The name of a node's first output, or of the model's output that Q/DQ nodes make of it."""
+    value = node.outputs[0] if node.outputs else None
+    name = value.name if value is not None else None
+    if node.op_type in PAIR:
+        return name
+    while value is not None and not value.is_graph_output():
+        users = [u for u, _ in value.uses() if u.op_type in PAIR]
+        value = users[0].outputs[0] if len(users) == 1 else None
+    return value.name if value is not None else name
+
+
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -136,7 +148,7 @@ def plain_node_names(graph: Graph) -> dict[str, str]:
     """
     original: dict[str, str] = {}
     for i, node in enumerate(graph.nodes()):
-        known_as = node.name or (node.outputs[0].name if node.outputs else None) or f"{node.op_type}_{i}"
+        known_as = node.name or _output_name(node) or f"{node.op_type}_{i}"
         name = "_".join(known_as.split())
         name = name if name not in original else f"{name}.{i}"
         node.name = name

@@ -169,6 +169,51 @@ def test_an_integer_only_chip(tmp_path: Path) -> None:
     assert result.report.differences == ()
 
 
+def test_both_quantisations_are_built_and_compared() -> None:
+    found = Diagnostics()
+    result = edgec.compile(network(), target="rk3588", precision="int8", calibration=photos(), diagnostics=found)
+    facts = result.artifact.facts
+    told = facts["quantizers"]
+    assert set(told) == {"edgec", "sdk"}
+    assert told[facts["quantizer"]]["figure dB"] >= max(t["figure dB"] for t in told.values()) - 0.1
+    assert outputs(result)["scores"]["sqnr_db"] == pytest.approx(told[facts["quantizer"]]["sqnr dB"]["scores"], abs=0.1)
+    assert "EC0471" in [d.code for d in found]
+    for quantizer in ("edgec", "sdk"):
+        one = edgec.compile(
+            network(), target="rk3588", precision="int8", calibration=photos(), options={"quantizer": quantizer}
+        )
+        assert outputs(one)["scores"]["sqnr_db"] == pytest.approx(told[quantizer]["sqnr dB"]["scores"], abs=0.1)
+        assert one.report.differences == ()
+
+
+def test_ranges_are_those_edgec_chose() -> None:
+    """The simulator computes what ONNX Runtime computes with the same Q/DQ nodes, to a few steps."""
+    samples = photos()
+    result = edgec.compile(
+        network(), target="rk3588", precision="int8", calibration=samples, options={"quantizer": "edgec"}
+    )
+    from edgec.compare import compare
+    from edgec.runtime import Session
+
+    assert result.artifact.simulated is not None
+    assert any(n.op_type == "QuantizeLinear" for n in result.graph.nodes())
+    checked = list(samples.take(8))
+    same = compare(Session(result.graph).run_all(checked), result.artifact.simulated)
+    assert same["scores"].sqnr_db > 30
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_outputs_that_are_one_tensor(precision: str) -> None:
+    graph = Graph.from_text(
+        """<ir_version: 10, opset_import: ["" : 19]> g (float[1,4,8,8] x)
+        => (float[1,4,8,8] a, float[1,4,8,8] b, float[1,2,8,8] c, float[1,2,8,8] d)
+        { a = Relu(x) b = Identity(a) c, unread = Split<axis=1, num_outputs=2>(x) d = Identity(c) }"""
+    )
+    result = edgec.compile(graph, target="rk3588", precision=precision, calibration=generated_samples(graph, count=6))
+    assert min(o["sqnr_db"] for o in outputs(result).values()) > 25
+    assert list(outputs(result)) == ["a", "b", "c", "d"]
+
+
 # --- failing well ----------------------------------------------------------------------------------------------------
 
 CUBIC = """<ir_version: 10, opset_import: ["" : 19]>
