@@ -147,6 +147,7 @@ def search(
 
     Raises:
         EdgecError: EC0755 no choice meets it; the message says how close the best one came, and what is to blame.
+            EC0754 the budget is about a figure this model does not have.
     """
     return _Search(found, evaluate, budget, costs, max_kept, progress).run()
 
@@ -181,8 +182,12 @@ class _Search:
         return sum(self.costs[n] for n in keep)
 
     def run(self) -> Mixed:
-        if self.point(()).met:
+        plain = self.point(())
+        if plain.met:
             return self.result(())
+        if self.budget.min_agreement is not None and plain.score.agreement is None:
+            hint = "ask for an SQNR, or give a metric of your own"
+            raise error("EC0754", "no output has the shape [batch, classes], so there is no top-1 agreement", hint=hint)
         order = self._affordable(giving_up_order(self.found, self.costs))
         low, high = 0, self._reach(order)
         while high - low > 1:
