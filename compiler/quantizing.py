@@ -72,7 +72,7 @@ def quantize(
         options: options of the pass `quantize` (`edgec passes quantize`): method, keep, scheme, ranges ...
 
     Raises:
-        EdgecError: EC0874 the target quantises nothing; and what loading, samples and passes raise.
+        EdgecError: EC0224 the target quantises nothing; and what loading, samples and passes raise.
     """
     start = time.perf_counter()
     tell = progress or (lambda text: None)
@@ -134,7 +134,7 @@ def _quantised_precision(spec: TargetSpec) -> str:
         if precision.quantization is not None:
             return name
     hint = "a target with a quantisation scheme, such as x86-64; `edgec targets` lists them"
-    raise error("EC0874", f"{spec.name} has no precision that edgec quantises for", hint=hint)
+    raise error("EC0224", f"{spec.name} has no precision that edgec quantises for", hint=hint)
 
 
 def _open(source: Any, graph: Graph, preprocess: Preprocess | None, notes: Diagnostics) -> Samples | None:

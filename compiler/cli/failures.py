@@ -12,7 +12,8 @@ from edgec.cli import ERROR, INTERNAL, INTERRUPTED, TERMINATED, TOOLCHAIN, VERIF
 from edgec.cli.console import print_diagnostics
 from edgec.diagnostics import Diagnostic, EdgecError, Severity
 
-_CODES = {"EC06": TOOLCHAIN, "EC08": VERIFICATION}
+_CODES = {"EC06": TOOLCHAIN, "EC08": VERIFICATION, "EC0755": VERIFICATION}
+"""Codes, or the areas they begin with, that have an exit code of their own; EC0755: no choice reaches the accuracy."""
 
 
 def failure(e: EdgecError) -> int:
@@ -26,7 +27,7 @@ def failure(e: EdgecError) -> int:
 def exit_code(found: Iterable[Diagnostic]) -> int:
     """Of a failed command, by the area of its first error."""
     first = next((d for d in found if d.severity >= Severity.ERROR), None)
-    return _CODES.get(first.code[:4], ERROR) if first is not None else ERROR
+    return _CODES.get(first.code, _CODES.get(first.code[:4], ERROR)) if first is not None else ERROR
 
 
 class Interrupted(BaseException):

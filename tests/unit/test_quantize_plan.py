@@ -158,20 +158,20 @@ def test_every_method_gives_a_model_close_to_the_float_one(method: str) -> None:
 def test_no_calibration_data_is_an_error() -> None:
     with pytest.raises(EdgecError, match="calibration") as caught:
         Quantize(scheme="onnxruntime-int8").run(graph("y = Conv(x, w, b)", CONV), PassContext())
-    assert caught.value.diagnostics[0].code == "EC0870"
+    assert caught.value.diagnostics[0].code == "EC0220"
 
 
 def test_no_scheme_is_an_error() -> None:
     with pytest.raises(EdgecError) as caught:
         Quantize().run(graph("y = Relu(x)"), PassContext())
-    assert caught.value.diagnostics[0].code == "EC0871"
+    assert caught.value.diagnostics[0].code == "EC0221"
 
 
 def test_an_unknown_node_to_keep_is_an_error() -> None:
     g = graph("y = Conv(x, w, b)", CONV)
     with pytest.raises(EdgecError, match="no node 'z'") as caught:
         Quantize(scheme="onnxruntime-int8", keep=("z",)).run(g, PassContext(calibration=generated_samples(g, 1)))
-    assert caught.value.diagnostics[0].code == "EC0872"
+    assert caught.value.diagnostics[0].code == "EC0222"
 
 
 def test_nothing_to_quantise_changes_nothing() -> None:
@@ -223,7 +223,7 @@ def test_ranges_of_another_model_are_refused(tmp_path: Path) -> None:
     other = graph("c = Conv(x, w, b) y = Conv(c, w, b)", CONV)
     with pytest.raises(EdgecError) as caught:
         Quantize(scheme="onnxruntime-int8", ranges=str(tmp_path / "calibration.json")).run(other, PassContext())
-    assert caught.value.diagnostics[0].code == "EC0873"
+    assert caught.value.diagnostics[0].code == "EC0223"
 
 
 def test_samples_may_be_endless_in_number_but_are_read_once() -> None:

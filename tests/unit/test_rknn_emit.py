@@ -279,7 +279,7 @@ def test_int8_needs_calibration() -> None:
     assert sdk.requests == []
     with pytest.raises(EdgecError) as caught:
         edgec.compile(conv(), target="rk3588", precision="int8", toolchains=sdk)  # type: ignore[arg-type]
-    assert [d.code for d in caught.value.diagnostics] == ["EC0870"]
+    assert [d.code for d in caught.value.diagnostics] == ["EC0220"]
     assert sdk.requests == []
 
 
