@@ -90,7 +90,7 @@ class Trials:
         try:
             return self._quantize(keep, str(self._ranges) if self._ranges.exists() else "")
         except EdgecError as e:
-            if not self._ranges.exists() or e.diagnostics[0].code != "EC0873":
+            if not self._ranges.exists() or e.diagnostics[0].code != "EC0223":
                 raise
             return self._quantize(keep, "")
 
