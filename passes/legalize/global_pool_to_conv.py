@@ -37,15 +37,29 @@ def global_pool_to_conv(m: Match, rw: Rewriter) -> Result:
     if any(max(k) > LARGEST_KERNEL for k in steps):
         return Reject(f"{height}x{width} has a prime factor above {LARGEST_KERNEL}")
     name = m.root.outputs[0].name or "average"
+    producer = value.producer()
+    stored = producer is not None and producer.op_type == "DequantizeLinear"
+    if stored and len(steps) > 1:
+        return Reject("the image is quantised already, and nothing is known of the range between two steps")
     for kernel in steps:
-        weights = np.full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]), value.dtype.numpy())
+        weight = _average(rw, (channels, 1, *kernel), value.dtype, f"{name}.average", stored=stored)
         attrs = [
             ir.AttrInt64("group", channels),
             ir.AttrInt64s("kernel_shape", kernel),
             ir.AttrInt64s("strides", kernel),
         ]
-        value = rw.op("Conv", value, rw.const(weights, f"{name}.average"), attrs={a.name: a for a in attrs})
+        value = rw.op("Conv", value, weight, attrs={a.name: a for a in attrs})
     return value
+
+
+def _average(rw: Rewriter, shape: tuple[int, ...], dtype: ir.DataType, name: str, *, stored: bool) -> ir.Value:
+    """Weights that are all one over the kernel's size. `stored`: as int8, largest value and zero point -1."""
+    share = 1 / (shape[2] * shape[3])
+    if not stored:
+        return rw.const(np.full(shape, share, dtype.numpy()), name)
+    values = rw.const(np.full(shape, 127, np.int8), f"{name}_q")
+    scale, zero = rw.const(np.asarray(share / 128, dtype.numpy()), f"{name}_scale"), rw.const(np.int8(-1), f"{name}_zp")
+    return rw.op("DequantizeLinear", values, scale, zero)
 
 
 def kernels(size: int) -> list[int]:

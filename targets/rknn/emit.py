@@ -50,10 +50,10 @@ def emit(graph: Graph, spec: TargetSpec, job: EmitJob, folder: Path) -> Artifact
 
 def graphs(graph: Graph, job: EmitJob, options: RknnOptions) -> list[tuple[By, Graph]]:
     """What the SDK gets, and who quantises it. The one to fall back on comes first."""
+    if job.quantization is None and has_pairs(graph):
+        return [("model", graph)]
     if job.precision != "int8":
         return [(None, graph)]
-    if job.quantization is None and has_pairs(graph):  # the model came with Q/DQ
-        return [("edgec", graph)]
     before = job.quantization.reference if job.quantization is not None else graph
     ways: dict[By, Graph] = {}
     if options.quantizer != "edgec" or job.quantization is None:

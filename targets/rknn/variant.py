@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from edgec.targets.rknn.options import RknnOptions
     from edgec.toolchain import Answer, Toolchain, Worker
 
-By = Literal["edgec", "sdk"] | None
-"""Who quantises: edgec with Q/DQ nodes in the graph, the SDK from calibration data, or nobody."""
+By = Literal["edgec", "sdk", "model"] | None
+"""Who quantises: edgec with Q/DQ nodes in the graph, the SDK from calibration data, the model came with Q/DQ, or nobody."""
 
 
 @dataclass(frozen=True)
