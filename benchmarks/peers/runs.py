@@ -93,15 +93,22 @@ class Runs:
         return folder
 
     def quantized(self, name: str, tool_name: str, *, run: bool = True) -> Run | None:
-        """What the tool made of the model; from the raw source, else from the pre-processed one. None: not there, not run."""
+        """What the tool made of the model; a peer that fails gets the other form of it too. None: not there, not run.
+
+        The forms: the source, and that after quant_pre_process.
+        """
         folder = self.prepared(name)
-        first = self.attempt(name, tool_name, folder / "source.onnx", run)
+        forms = [folder / "source.onnx", folder / "preprocessed.onnx"]
+        if not TOOLS[tool_name].prepares:
+            forms.reverse()
+        first = self.attempt(name, tool_name, forms[0], run)
         if first is None or first.out or TOOLS[tool_name].environment in (None, "ort"):
             return first
-        second = self.attempt(name, tool_name, folder / "preprocessed.onnx", run)
+        second = self.attempt(name, tool_name, forms[1], run)
         if second is None or second.out is None:
             return first
-        return Run(second.out, {**second.report, "note": "fails on the raw model; this is after quant_pre_process"})
+        what = "after quant_pre_process" if TOOLS[tool_name].prepares else "as it comes"
+        return Run(second.out, {**second.report, "note": f"fails otherwise; this is the model {what}"})
 
     def attempt(self, name: str, tool_name: str, source: Path, run: bool) -> Run | None:
         tool = TOOLS[tool_name]
