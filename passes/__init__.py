@@ -63,6 +63,7 @@ _QUANTIZE: dict[str, str] = {
     "retype": "Retype",
     "adopt-quantized": "AdoptQuantized",
     "quantize": "Quantize",
+    "dynamic-matmul": "DynamicMatMul",
 }
 
 _LEGALIZE: dict[str, str] = {
