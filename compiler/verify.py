@@ -35,7 +35,8 @@ class FloatModel:
     """
 
     def __init__(self, reference: Graph, lowered: Graph, samples: Samples) -> None:
-        self._reference, self._lowered, self._samples = reference, lowered, samples
+        # Copies: a Session takes the weights out of its graph for a moment, and `emit` works on the graph meanwhile.
+        self._reference, self._lowered, self._samples = reference.clone(), lowered.clone(), samples
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._stopped = False
