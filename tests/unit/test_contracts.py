@@ -266,3 +266,30 @@ def test_bisect_with_a_judge_of_ones_own():
     assert found.index == 1
     assert found.problem == "has Mul twice"
     np.testing.assert_equal(found.figures, None)
+
+
+STEPS = (
+    HEAD
+    + "g (float[1,8] x) => (float[1,8] y) <float a = {0.1}, float b = {5}, float s = {1}, int8 z = {0}> "
+    + "{ c = Mul(x, a) d = Mul(c, b) q = QuantizeLinear(d, s, z) y = DequantizeLinear(q, s, z) }"
+)
+
+
+def test_a_last_bit_in_front_of_quantizelinear_breaks_no_promise():
+    """3 * 0.1 * 5 is a bit above 1.5, 3 * 0.5 is 1.5: a whole step apart where the product is rounded."""
+    from edgec.passes.optimize.fold_scale_bias import FoldScaleBias
+    from edgec.runtime import Session
+    from edgec.samples import Samples
+
+    before, after = Graph.from_text(STEPS), Graph.from_text(STEPS)
+    assert FoldScaleBias().run(after, PassContext()).changed
+    feeds = {"x": np.arange(1, 16, 2, dtype=np.float32)[None]}
+    assert (Session(before).run(feeds)["y"] != Session(after).run(feeds)["y"]).any(), "the test needs a tie"
+    ctx = PassContext(samples=Samples(lambda: iter([feeds]), describe="ties"))
+    check_contract(FoldScaleBias(), before, after, ctx)
+
+
+def test_a_mistake_in_front_of_quantizelinear_is_still_one():
+    after = Graph.from_text(STEPS.replace("b = {5}", "b = {9}"))
+    with pytest.raises(EdgecError, match="EC0801"):
+        check_contract(Right(), Graph.from_text(STEPS), after, PassContext())
