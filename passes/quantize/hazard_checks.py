@@ -26,6 +26,7 @@ _LOGIT_STEP = 0.1
 """A logit's step of 0.1 changes a small score by up to 5 %."""
 
 _OUTLIER = 16.0
+_RARE = 1.5
 _SPANS_DECADES = frozenset({"Exp", "Log", "Pow", "Reciprocal"})
 
 
@@ -223,26 +224,6 @@ def _product_levels(scene: Scene, node: ir.Node, step: float) -> tuple[float | N
     return None, ""
 
 
-def saturations(scene: Scene) -> Iterator[Finding]:
-    """Values that share a scale prescribed for others, and do not fit: a Concat with a TFLite Sigmoid."""
-    for node in scene.nodes():
-        for out in node.outputs:
-            fixed, seen = scene.group_prescribed(out), scene.bounds(out)
-            if fixed is None or seen is None or scene.step(out) is None:
-                continue
-            span = fixed[1] - fixed[0]
-            if seen[0] >= fixed[0] - span / 16 and seen[1] <= fixed[1] + span / 16:
-                continue
-            message = (
-                f"{out.name} spans {_range(seen)}, but shares a scale that ends at {_range(fixed)}: the rest is cut off"
-            )
-            start = (node,) if node in scene.head else ()
-            hint = "keep the node in float (--keep), or leave the op without prescribed scale out of the group"
-            yield Finding(
-                "EC0862", node, message, "range cut off", start, hint, figures={"low": seen[0], "high": seen[1]}
-            )
-
-
 def wide_spans(scene: Scene) -> Iterator[Finding]:
     """exp() and its like spread values over orders of magnitude, of which equal steps resolve the largest only."""
     for node in scene.nodes():
@@ -359,6 +340,29 @@ def outliers(scene: Scene) -> Iterator[Finding]:
         )
 
 
+def rare_values(scene: Scene, last: list[str]) -> Iterator[Finding]:
+    """Large values of a dense head's last layers are few, and they are the detections: none may be cut off."""
+    rare = []
+    for name in last:
+        sketch = scene.statistics.tensors.get(name)
+        if sketch is None or sketch.empty or not sketch.buckets()[1].size:
+            continue
+        usual = sketch.quantile(0.999)
+        if usual > 0 and sketch.high > _RARE * usual:
+            rare.append((sketch.high / usual, usual, sketch.high, name))
+    if not rare:
+        return
+    _, usual, high, name = max(rare)
+    value = scene.value(name)
+    node = value.producer() if value is not None else None
+    if node is not None:
+        message = (
+            f"{len(last)} values of the last layers keep all of their range: {name} stays below {usual:.3g} in 99.9 % of "
+            f"places and reaches {high:.3g} where something is found"
+        )
+        yield Finding("EC0863", node, message, "rare values", mild=True, figures={"usual": usual, "largest": high})
+
+
 def uneven_weights(scene: Scene) -> Iterator[Finding]:
     """Weights with one scale for the tensor, although channels differ: small channels are rounded to zero."""
     for site in scene.plan.weights:
@@ -399,7 +403,6 @@ CHECKS: tuple[Check, ...] = (
     parts_of_mixtures,
     channels,
     sums_and_products,
-    saturations,
     wide_spans,
     scores,
 )

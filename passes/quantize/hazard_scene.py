@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgec.graph import Graph, constant, ir, is_constant
-from edgec.passes.quantize.head import MOVES, WEIGHTED, Head, find_head
+from edgec.passes.quantize.head import WEIGHTED, Head, find_head
+from edgec.passes.quantize.reader_limits import limits_of
 from edgec.quantization.params import limits, params_of_range
 from edgec.units import Units, find_units
 
@@ -25,12 +26,6 @@ MIN_LEVELS = 16.0
 
 SENTINEL = -1000.0
 """Values below are no data but marks: exp() of them is 0 beside anything else. Masks use -1e4, -1e9, -3.4e38 and -inf."""
-
-READER_LIMITS: Mapping[str, tuple[float, float]] = {
-    "Sigmoid": (-12.0, 12.0),
-    "Tanh": (-6.0, 6.0),
-}
-"""Outside of these the op's output is within 1.3e-5 of its end: sigmoid(-12) = 6e-6. HardSigmoid is exact."""
 
 Bounds = tuple[float, float]
 
@@ -121,14 +116,6 @@ class Scene:
             return None
         return float(params_of_range(low, high, site.kind).scale)
 
-    def group_prescribed(self, value: ir.Value) -> Bounds | None:
-        """The prescribed range of the value's group, None where data decide."""
-        site = self.plan.activations.get(value.name or "")
-        if site is None:
-            return None
-        sites = [self.plan.activations[n] for n in self._groups[site.group]]
-        return next((r for s in sites if (r := prescribed(s)) is not None), None)
-
     @cached_property
     def _groups(self) -> dict[int, list[str]]:
         out: dict[int, list[str]] = {}
@@ -145,16 +132,17 @@ class Scene:
         return float(params_of_range(*b, kind).scale)
 
     def reader_limits(self) -> Iterator[tuple[str, Bounds]]:
-        """Stored values read, through data movement at most, only by ops that saturate: where those do.
-
-        Of values that share parameters, all must be such.
-        """
+        """Stored values whose readers all saturate: where. Of values that share parameters, all must be such."""
         for names in self.plan.groups:
-            found = [_limits(self._values[n]) for n in names if n in self._values]
-            known = [f for f in found if f is not None]
-            if known and len(known) == len(names):
-                hull = min(f[0] for f in known), max(f[1] for f in known)
+            found = [b for n in names if (b := self._reader_limits(n)) is not None]
+            if len(found) == len(names):
+                hull = min(f[0] for f in found), max(f[1] for f in found)
                 yield from ((n, hull) for n in names)
+
+    def _reader_limits(self, name: str) -> Bounds | None:
+        value = self._values.get(name)
+        seen = self.bounds(value)
+        return limits_of(value, self.step, seen[1]) if value is not None and seen is not None else None
 
     @cached_property
     def _values(self) -> dict[str, ir.Value]:
@@ -168,43 +156,3 @@ def prescribed(site: ActivationSite) -> Bounds | None:
         low, high = limits(site.kind)
         return (low - site.fixed.zero_point) * site.fixed.scale, (high - site.fixed.zero_point) * site.fixed.scale
     return site.range
-
-
-def _limits(value: ir.Value) -> Bounds | None:
-    """The widest limits of all readers; None if one of them is not known to saturate."""
-    if value.is_graph_output() or not value.uses():
-        return None
-    found: list[Bounds] = []
-    for user, i in value.uses():
-        if user.op_type in ("Shape", "Size"):
-            continue
-        if user.domain == "" and user.op_type == "HardSigmoid":
-            alpha, beta = (_float(user, "alpha", 0.2), _float(user, "beta", 0.5))
-            if alpha <= 0:
-                return None
-            found.append((-beta / alpha, (1 - beta) / alpha))
-        elif user.domain == "" and user.op_type in READER_LIMITS:
-            found.append(READER_LIMITS[user.op_type])
-        elif (
-            user.domain == ""
-            and user.op_type in MOVES
-            and user.op_type != "Pad"
-            and (i == 0 or user.op_type == "Concat")
-        ):
-            for out in user.outputs:
-                if not out.uses() and not out.is_graph_output():
-                    continue
-                deeper = _limits(out)
-                if deeper is None:
-                    return None
-                found.append(deeper)
-        else:
-            return None
-    if not found:
-        return None
-    return min(f[0] for f in found), max(f[1] for f in found)
-
-
-def _float(node: ir.Node, name: str, default: float) -> float:
-    a = node.attributes.get(name)
-    return default if a is None else float(a.value)

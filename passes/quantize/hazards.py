@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from edgec.diagnostics import Diagnostics, Location, Severity
 from edgec.graph import Graph, ir
-from edgec.passes.quantize.hazard_checks import CHECKS, STATIC_CHECKS
+from edgec.passes.quantize.hazard_checks import CHECKS, STATIC_CHECKS, rare_values
 from edgec.passes.quantize.hazard_scene import MIN_LEVELS, Finding, Scene
-from edgec.passes.quantize.head import WEIGHTED, find_head
+from edgec.passes.quantize.head import WEIGHTED, find_head, last_layers
 from edgec.passes.quantize.plan import ActivationSite, Plan, make_plan, node_name
 
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ class Hazards:
     """All that was found.
 
     `float_nodes`: node -> why it stays in float, for `make_plan(keep=...)`.
-    `limits`: value -> range beyond which its reader cannot tell values apart; what is cut off there costs nothing.
+    `limits`: value -> range beyond which its readers cannot tell numbers apart; what is cut off there costs nothing.
+    `uncut`: values of which nothing that was seen may be cut off, whatever the method: detections are rare.
     """
 
     items: list[Hazard] = field(default_factory=list)
     float_nodes: dict[str, str] = field(default_factory=dict)
     limits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    uncut: frozenset[str] = frozenset()
 
     def report(self, diagnostics: Diagnostics, source: str | None = None) -> None:
         """Tell each hazard."""
@@ -104,6 +106,10 @@ def find_hazards(
         for finding in check(whole):
             _avoided(finding, scene, out)
     out.limits = dict(scene.reader_limits())
+    last = [v.name or "" for v in last_layers(scene.head) if v.name in scene.plan.activations]
+    out.uncut = frozenset(last)
+    for finding in rare_values(scene, last):
+        _settle(finding, scene, out, {})
     return out
 
 

@@ -90,6 +90,73 @@ def find_head(graph: Graph) -> Head:
     return Head(nodes, tuple(reversed(sources)))
 
 
+def last_layers(head: Head, depth: int = 3) -> list[ir.Value]:
+    """Values of the layers that only lead to the head: up to `depth` with weights, counted from it.
+
+    Of dense heads, which say something of every place: a detector's boxes and scores, a mask. A classifier has none.
+    """
+    out: dict[ir.Value, None] = {}
+    level = [v for v in head.sources if _dense(v)]
+    for i in range(depth):
+        out.update(dict.fromkeys(level))
+        if i == depth - 1:
+            break
+        before: dict[ir.Value, None] = {}
+        for value in level:
+            producer = value.producer()
+            if producer is not None and producer.op_type in WEIGHTED:
+                before.update(dict.fromkeys(_back_to_weights(producer.inputs[0], head, out)))
+        level = list(before)
+    return list(out)
+
+
+def _dense(value: ir.Value) -> bool:
+    shape, producer = value.shape, value.producer()
+    if shape is None or shape.rank() < 3 or producer is None or producer.op_type not in ("Conv", "ConvTranspose"):
+        return False
+    return any(not isinstance(d, int) or d > 1 for d in list(shape)[2:])
+
+
+def _back_to_weights(value: ir.Value | None, head: Head, out: dict[ir.Value, None]) -> list[ir.Value]:
+    """`value` and those before it, pointwise, back to the last that weights computed; nothing where others read one."""
+    chain: list[ir.Value] = []
+    while value is not None:
+        users = [u for u, _ in value.uses() if u.op_type not in ("Shape", "Size")]
+        known = all(any(o in out or o in chain for o in u.outputs) for u in users)
+        if not known or value.is_graph_output():
+            return []
+        producer = value.producer()
+        chain.append(value)
+        if producer is None or producer.domain:
+            return []
+        if producer.op_type in WEIGHTED:
+            return [*reversed(chain)]
+        inputs = [i for i in producer.inputs if i is not None and not is_constant(i)]
+        if len(inputs) == 2 and (gate := next((i for i in inputs if _is_gate(i, inputs)), None)) is not None:
+            chain.append(gate)
+            inputs.remove(gate)
+        if producer.op_type not in POINTWISE or len(inputs) != 1:
+            return []
+        value = inputs[0]
+    return []
+
+
+def silu_of(value: ir.Value) -> ir.Node | None:
+    """The Mul of x * sigmoid(x), where `value` is x."""
+    for user, i in value.uses():
+        other = user.inputs[1 - i] if user.op_type == "Mul" and user.domain == "" else None
+        if other is not None and _is_gate(other, [value]):
+            return user
+    return None
+
+
+def _is_gate(value: ir.Value, inputs: list[ir.Value]) -> bool:
+    """Whether the value is the Sigmoid of one of `inputs`, and has one reader."""
+    producer = value.producer()
+    sigmoid = producer is not None and producer.op_type == "Sigmoid" and producer.domain == ""
+    return sigmoid and producer is not None and producer.inputs[0] in inputs and len(value.uses()) == 1
+
+
 def is_expectation(node: ir.Node) -> bool:
     """Whether the node is a Conv that weighs the bins of a Softmax with their places: how YOLOv8 and GFL decode boxes.
 

@@ -19,6 +19,7 @@ from edgec.passes.prepare.infer_shapes import InferShapes
 from edgec.passes.quantize.hazards import Hazards, find_hazards, hazard_values
 from edgec.passes.quantize.head import find_head
 from edgec.passes.quantize.plan import make_plan
+from edgec.passes.quantize.reader_limits import within
 from edgec.passes.quantize.split_heads import SplitHeads, parts_of
 from edgec.passes.quantize.split_sigmoids import SplitSigmoids
 from edgec.pipeline import PassContext, PassManager
@@ -320,20 +321,61 @@ def test_small_scores_on_a_scale_up_to_one() -> None:
     assert codes(hazards(net.graph("out", [1, 3, 8, 8]), whole_graph_scheme())) == []  # the range follows the scores
 
 
-def test_wide_values_in_a_group_with_a_prescribed_scale() -> None:
-    sharing = whole_graph_scheme(
-        Sigmoid={"inputs": [0], "fixed": {"scale": 1 / 256, "zero_point": 0}}, Concat={"inputs": "all", "share": True}
-    )
-    found = hazards(detector(), sharing)
-    assert "EC0862" in codes(found)
-    assert "/out" in found.float_nodes
-
-
 def test_limits_where_only_a_sigmoid_reads() -> None:
     net = Net()
     x = net.conv(net.body(), "logits", (32, 3), gain=40)
     net.op("Sigmoid", [net.op("Transpose", [x], "moved", perm=[0, 2, 3, 1])], "out")
     assert hazards(net.graph("out", [1, 8, 8, 3])).limits == {"logits": (-12.0, 12.0)}
+
+
+def silu_net() -> Graph:
+    net = Net()
+    net.op("Swish", [net.conv(net.body(), "wide", (32, 8), gain=30)], "act")
+    net.conv("act", "out", (8, 4))
+    return net.graph("out", [1, 4, 8, 8])
+
+
+def test_what_a_silu_makes_zero_needs_no_range() -> None:
+    graph = silu_net()
+    statistics = seen(graph)
+    low, high = hazards(graph).limits["wide"]
+    assert statistics.tensors["wide"].low < 3 * low
+    assert -12 < low < -2
+    assert high == np.inf
+    cut = within(statistics.tensors["wide"], (low, high))
+    assert cut.low == low
+    assert cut.high == statistics.tensors["wide"].high
+    assert cut.buckets()[1].sum() == statistics.tensors["wide"].buckets()[1].sum()
+    assert abs(low / (1 + np.exp(-low))) < cut.high / 255  # below a step of what is stored after it
+
+
+def test_values_another_op_reads_have_no_limits() -> None:
+    net = Net()
+    x = net.conv(net.body(), "wide", (32, 8), gain=30)
+    net.op("Add", [net.op("Swish", [x], "act"), x], "both")
+    net.conv("both", "out", (8, 4))
+    assert "wide" not in hazards(net.graph("out", [1, 4, 8, 8])).limits
+
+
+def test_the_last_layers_of_a_dense_head_are_not_cut() -> None:
+    net = Net()
+    x = net.body()
+    box = net.op("Relu", [net.conv(x, "b1", (32, 16))], "b1a")
+    score = net.op("Relu", [net.conv(x, "s1", (32, 16))], "s1a")
+    parts = [net.conv(box, "box", (16, 4)), net.op("Sigmoid", [net.conv(score, "logits", (16, 3))], "score")]
+    net.op("Concat", parts, "out", axis=1)
+    found = hazards(net.graph("out", [1, 7, 8, 8]))
+    assert {"box", "logits", "b1a", "s1a"} <= found.uncut
+    assert not {"r1", "c1", "images"} & found.uncut  # three layers back from the head, no further
+
+
+def test_a_classifier_has_no_last_layers_to_protect() -> None:
+    net = Net()
+    net.op("GlobalAveragePool", [net.body()], "pooled")
+    net.op("Flatten", ["pooled"], "flat")
+    net.constant("w", net.rng.standard_normal((32, 10)).astype(np.float32))
+    net.op("MatMul", ["flat", "w"], "out")
+    assert hazards(net.graph("out", [1, 10])).uncut == frozenset()
 
 
 # --- fusion, outliers, weights -------------------------------------------------------------------------------------
@@ -370,7 +412,7 @@ def test_an_activation_that_cannot_be_absorbed_is_a_note() -> None:
     net.op("Mul", [net.op("Relu", [x], "act"), x], "both")
     net.conv("both", "out", (8, 4))
     found = hazards(net.graph("out", [1, 4, 8, 8]))
-    assert [(h.code, h.node) for h in found.items if h.severity == Severity.NOTE] == [("EC0857", "/act")]
+    assert ("EC0857", "/act") in [(h.code, h.node) for h in found.items if h.severity == Severity.NOTE]
 
 
 def test_outliers_are_noted() -> None:
