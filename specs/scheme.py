@@ -91,6 +91,10 @@ class Scheme(Model):
     activations: QuantKind | None = None
     weights: QuantKind
     bias: Literal["int32", "float"] = "int32"
+    whole: bool = Field(
+        False,
+        description="whether ops that `follow` are quantised anyway, at the doors of a model too: no float on the device",
+    )
     opset: Annotated[int, Field(ge=13)] = Field(13, description="the oldest opset whose Q/DQ nodes can say this")
     ops: dict[str, tuple[OpRule, ...]]
     float_ops: dict[str, tuple[FloatOp, ...]] = Field(

@@ -173,9 +173,10 @@ class _Planner:
         inputs = [u for u in uses if not is_constant(_read(u))]
         if any(_read(u).name in self.taken for u in inputs) or not inputs:
             return
-        if rule.follow and not any(_read(u).name in self.stored for u in inputs):
+        follows = rule.follow and not self.scheme.whole
+        if follows and not any(_read(u).name in self.stored for u in inputs):
             return
-        if rule.follow and not any(self._read_stored(v) for v in kernel.nodes[-1].outputs):
+        if follows and not any(self._read_stored(v) for v in kernel.nodes[-1].outputs):
             return  # nobody goes on in integers: the tail of a network keeps its precision
         if any(not _float(_read(u)) for u in inputs):
             return
@@ -267,7 +268,7 @@ class _Planner:
             rule = self.scheme.rule(main, self.setting)
             if rule is None or node_name(main) in self.keep:
                 continue
-            if not rule.follow:
+            if not rule.follow or self.scheme.whole:
                 return True
             last = unit.nodes[-1] if unit is not None else user
             if any(self._read_stored(out) for out in last.outputs):
