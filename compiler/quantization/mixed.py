@@ -213,18 +213,26 @@ class _Search:
         return count
 
     def _predicted(self, order: list[str]) -> int:
+        """How many layers of the order are enough, by prediction put right by the run with none kept."""
+        return next((n for n in range(1, len(order)) if self._hopeful(order[:n], ())), max(len(order), 1))
+
+    def _hopeful(self, keep: Collection[str], known: Collection[str], slack: float = 0.0) -> bool:
+        """Whether a choice may meet the budget, told from what another one, `known`, really reached."""
         if self.budget.min_sqnr is None:
-            return 1
-        for count in range(1, len(order)):
-            if self.found.sqnr_db(order[:count]) >= self.budget.min_sqnr:
-                return count
-        return max(len(order), 1)
+            return True
+        was, now = self.found.sqnr_db(known), self.found.sqnr_db(keep)
+        expected = self.point(known).score.sqnr_db + (now - was if now != was else 0.0)  # both may be infinite
+        return not expected < self.budget.min_sqnr - slack
 
     def _retry(self, keep: list[str]) -> list[str]:
         """Put single layers back into integers where the budget still holds, those that cost most first."""
-        for name in sorted(keep, key=lambda n: -self.costs[n])[:RETRIES]:
+        tried = 0
+        for name in sorted(keep, key=lambda n: -self.costs[n]):
             fewer = [n for n in keep if n != name]
-            if fewer and self.point(fewer).met:
+            if not fewer or tried >= RETRIES or not self._hopeful(fewer, keep, slack=0.5):
+                continue
+            tried += 1
+            if self.point(fewer).met:
                 keep = fewer
         return keep
 

@@ -104,12 +104,13 @@ class Trials:
         return after, record
 
     def sensitivity(self, probes: int, *, balanced: bool) -> Sensitivity:
-        """Of the graph with nothing kept."""
+        """Of the graph with nothing kept, on the samples that judge: values beyond the calibrated ranges count."""
         after, record = self.quantize(frozenset())
         if record is None:
             return sensitivity(self.graph, self.graph, self.samples, probes=1)
-        samples = self.ctx.calibration or self.samples
-        return sensitivity(record.reference, after, samples, scheme=record.scheme, probes=probes, balanced=balanced)
+        return sensitivity(
+            record.reference, after, self.samples, scheme=record.scheme, probes=probes, balanced=balanced
+        )
 
     def evaluate(self, keep: frozenset[str]) -> Score:
         """What a choice reaches."""
