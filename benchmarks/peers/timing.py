@@ -9,6 +9,7 @@ Runs in the judge's environment.
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 
@@ -33,8 +34,11 @@ def main() -> None:
             print(f"{model}: {e}", file=sys.stderr)
             sessions.append(None)
     times: list[list[float]] = [[] for _ in models]
+    order = list(zip(times, sessions, strict=True))
+    shuffle = random.Random(0).shuffle  # who runs after whom matters: what the one left in the caches
     for i in range(WARM_UP + int(runs)):
-        for taken, session in zip(times, sessions, strict=True):
+        shuffle(order)
+        for taken, session in order:
             if session is None:
                 continue
             start = time.perf_counter()
