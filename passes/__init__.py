@@ -60,8 +60,12 @@ _QUANTIZE: dict[str, str] = {
     "qoperator-to-qdq": "QoperatorToQdq",
     "canonical-qdq": "CanonicalQdq",
     "dequantize": "Dequantize",
+    "fold-bn-into-scales": "FoldBatchNormIntoScales",
     "retype": "Retype",
     "adopt-quantized": "AdoptQuantized",
+    "equalize-channels": "EqualizeChannels",
+    "split-sigmoids": "SplitSigmoids",
+    "split-heads": "SplitHeads",
     "quantize": "Quantize",
     "dynamic-matmul": "DynamicMatMul",
 }
