@@ -1,0 +1,107 @@
+"""Weights rounded, and biases set, for least error of each layer's output on calibration data.
+
+Layer after layer: minimise ||(W x + b) - (W_q x_q + b_q)||^2 over storable W_q and b_q, where x is what the layer reads
+in the float graph and x_q what it reads in the quantised one, its predecessors corrected already. W_q goes by the
+second moments of x_q (moments.py), b_q then makes the means equal. Scales stay as they are. Memory depends on the model,
+not on the data, but for what is alive between two layers; no gradients are needed: the problem is quadratic
+(rounding.py). What AdaRound (Nagel et al. 2020) does, the way of GPTQ (Frantar et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec.graph import Graph
+from edgec.passes.quantize.correction import calibration_of, staged_samples
+from edgec.passes.quantize.layers import Layer, find_layers
+from edgec.passes.quantize.moments import Moments, columns
+from edgec.passes.quantize.rounding import damped, round_rows
+from edgec.passes.quantize.staged_run import StagedRun
+from edgec.pipeline import Pass, PassContext, PassResult
+
+if TYPE_CHECKING:
+    from edgec.pipeline import Contract
+
+Array = npt.NDArray[Any]
+
+_COLUMNS_PER_WEIGHT = 4
+"""Columns of im2col taken for each weight of an output: what a least-squares problem of that size needs."""
+
+
+@dataclass(frozen=True)
+class RoundWeights(Pass):
+    """`samples`: calibration samples used, at most; fewer where what is alive between layers would take more than
+    `memory` MB. `columns`: least number of input patches a layer is fitted on. `damping`: part of the mean second moment
+    added to each input's own, so that weights that see little data stay near their value. `sweeps` of coordinate descent.
+
+    ConvTranspose, and layers whose stored weight other nodes read too, stay as they are.
+
+    Raises:
+        EdgecError: EC0730 nothing has been quantised; EC0731 no calibration data.
+    """
+
+    samples: int = 64
+    columns: int = 2048
+    damping: float = 0.01
+    sweeps: int = 3
+    memory: int = 1024
+
+    name: ClassVar[str] = "round-weights"
+    contract: ClassVar[Contract] = "lossy"
+
+    def run(self, graph: Graph, ctx: PassContext) -> PassResult:
+        record, calibration = calibration_of(self.name, ctx)
+        layers = [x for x in find_layers(graph, record.reference) if x.node.op_type != "ConvTranspose"]
+        samples = staged_samples(record.reference, calibration, self.samples, self.memory)
+        quantized, floating = StagedRun(graph, samples), StagedRun(record.reference, samples)
+        rounded = biases = 0
+        for layer in layers:
+            moments = self._moments(layer, floating, quantized, len(samples), ctx.seed)
+            if np.isfinite(moments.qq).all() and np.isfinite(layer.float_weight()).all():
+                rounded += self._round(layer, moments)
+                biases += self._set_bias(layer, moments, graph)
+        return PassResult(rounded + biases > 0, {"rounded": rounded, "biases": biases})
+
+    def _moments(self, layer: Layer, floating: StagedRun, quantized: StagedRun, samples: int, seed: int) -> Moments:
+        groups, _, k = layer.rows(layer.float_weight()).shape
+        wanted = max(self.columns, _COLUMNS_PER_WEIGHT * k)
+        positions = max(1, -(-wanted // samples))
+        moments = Moments.empty(groups, k)
+        for i, (x, x_q) in enumerate(_inputs(layer, floating, quantized)):
+            moments.add(*(columns(layer, v, positions, np.random.default_rng((seed, i))) for v in (x, x_q)))
+        moments.close(central=layer.takes_bias)
+        return moments
+
+    def _round(self, layer: Layer, m: Moments) -> bool:
+        w = layer.rows(layer.float_weight()).astype(np.float64)
+        q = round_rows(
+            w,
+            layer.scale_rows(),
+            layer.zero_rows(),
+            layer.params.limits,
+            damped(m.qq, self.damping),
+            sweeps=self.sweeps,
+        )
+        return layer.store(layer.unrows(q))
+
+    def _set_bias(self, layer: Layer, m: Moments, graph: Graph) -> bool:
+        """The bias that makes the means of the outputs equal to those of the float graph."""
+        if not layer.takes_bias:
+            return False
+        w = layer.rows(layer.float_weight()).astype(np.float64)
+        w_q = (layer.rows(layer.integers()) - layer.zero_rows()) * layer.scale_rows()
+        shift = np.einsum("gok,gk->go", w, m.mean_f) - np.einsum("gok,gk->go", w_q, m.mean_q)
+        return layer.set_bias(layer.reference_bias() + shift.reshape(-1), graph)
+
+
+def _inputs(layer: Layer, floating: StagedRun, quantized: StagedRun) -> Iterator[tuple[Array, Array]]:
+    """What the layer reads in both graphs, sample after sample."""
+    x, x_q = layer.x_reference, layer.x
+    pairs = zip(floating.values([x], layer.reference), quantized.values([x_q], layer.node), strict=True)
+    for a, b in pairs:
+        yield a[x.name or ""], b[x_q.name or ""]
