@@ -110,9 +110,9 @@ class Linear:
             return f"{self.dtype}, {self.scale.size} scales along axis {self.axis}"
         return f"{self.dtype}, scale {float(self.scale):.6g}, zero point {int(self.zero.reshape(-1)[0])}"
 
-    def dequantized(self) -> Array | None:
-        """The reals of a constant integer side."""
-        data = constant(self.stored)
+    def dequantized(self, stored: ir.Value | None = None) -> Array | None:
+        """The reals of a constant integer side; of `stored`, where the node is gone from its graph."""
+        data = constant(self.stored if stored is None else stored)
         if data is None or self.scale is None or self.zero is None:
             return None
         scale, zero = (self._spread(a, np.shape(data)) for a in (self.scale, self.zero))
@@ -176,12 +176,13 @@ def float_view(graph: Graph) -> tuple[Graph, dict[ir.Node, ir.Node]]:
     for dq in [lin for lin in linears(view) if lin.node.op_type == DQ]:
         source = dq.stored.producer()
         if is_constant(dq.stored):
-            if dq.scale is None or dq.zero is None:
+            if dq.scale is None or dq.zero is None or (dq.scale.ndim and dq.axis is None):
                 continue
+            _ = dq.block  # read now: the node goes, its weight is asked for later
             dtype, shape = dq.real.dtype or ir.DataType.FLOAT, dq.stored.shape
             name = view.fresh(f"{dq.stored.name}_float")
             assert isinstance(shape, ir.Shape)  # of a constant
-            tensor = ir.LazyTensor(partial(_reals, dq), dtype=dtype, shape=shape, name=name)
+            tensor = ir.LazyTensor(partial(_reals, dq, dq.stored, dtype), dtype=dtype, shape=shape, name=name)
             value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor)
             (dq.node.graph or view.model.graph).register_initializer(value)
         elif source is not None and is_linear(source, Q):
@@ -193,10 +194,10 @@ def float_view(graph: Graph) -> tuple[Graph, dict[ir.Node, ir.Node]]:
     return view, of
 
 
-def _reals(dq: Linear) -> ir.Tensor:
-    data = dq.dequantized()
+def _reals(dq: Linear, stored: ir.Value, dtype: ir.DataType) -> ir.Tensor:
+    data = dq.dequantized(stored)
     assert data is not None  # the caller looked
-    return ir.Tensor(data.astype((dq.real.dtype or ir.DataType.FLOAT).numpy()))
+    return ir.Tensor(data.astype(dtype.numpy()))
 
 
 def _replace(graph: Graph, old: ir.Value, new: ir.Value) -> None:

@@ -270,8 +270,9 @@ def test_bisect_with_a_judge_of_ones_own():
 
 STEPS = (
     HEAD
-    + "g (float[1,8] x) => (float[1,8] y) <float a = {0.1}, float b = {5}, float s = {1}, int8 z = {0}> "
-    + "{ c = Mul(x, a) d = Mul(c, b) q = QuantizeLinear(d, s, z) y = DequantizeLinear(q, s, z) }"
+    + "g (float[1,8] x) => (float[1,2] y) <float a = {0.1}, float b = {5}, float s = {1}, int8 z = {0}, "
+    + "int8[8,2] w = {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16}> { c = Mul(x, a) d = Mul(c, b) q = QuantizeLinear(d, s, z) "
+    + "e = DequantizeLinear(q, s, z) v = DequantizeLinear(w, s, z) y = MatMul(e, v) }"
 )
 
 
