@@ -155,6 +155,9 @@ def show(row: dict[str, Any], key: str, form: str) -> str:
     return format(row[key], form) if key in row else "-"
 
 
+SUMMARY = (("metric", max), ("agreement", max), ("sqnr", max), ("seconds", min), ("peak_mb", min), ("ms", min))
+
+
 def kernels_in_integers(row: dict[str, Any]) -> int:
     """Convolutions and matrix products: a tool that leaves half of them in float has an easy time being accurate."""
     return int(row["conv"][0] + row["matmul"][0])
@@ -163,7 +166,7 @@ def kernels_in_integers(row: dict[str, Any]) -> int:
 def best(rows: list[dict[str, Any]]) -> list[str]:
     """The best figure of each column, and whose it is."""
     cells = []
-    for key, better in (("metric", max), ("agreement", max), ("sqnr", max), ("ms", min)):
+    for key, better in SUMMARY:
         have = {r["tool"]: min(r[key]) if key == "sqnr" else r[key] for r in rows if key in r}
         tool = better(have, key=lambda t, have=have: have[t], default=None)
         cells.append("-" if tool is None else f"{have[tool]:.2f} ({tool})")
@@ -174,16 +177,17 @@ def summary(table: list[dict[str, Any]]) -> str:
     """edgec beside the best peer of each column, a line a model."""
     lines = [
         "\n### edgec and the best peer of each column\n",
-        "| model | tool | metric % | agreement % | SQNR dB | ms |",
+        "| model | tool | metric % | agreement % | SQNR dB | s | MB | ms |",
     ]
-    lines.append("|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(r["model"] for r in table):
         rows = [r for r in table if r["model"] == name and "failed" not in r]
         peers = [r for r in rows if not r["tool"].startswith("edgec") and r["tool"] != "float"]
         for row in rows:
             if row["tool"] == "float" or row["tool"].startswith("edgec"):
                 quality = "" if row["tool"] == "float" else f"{min(row['sqnr']):.2f}"
-                shown = [show(row, "metric", ".2f"), show(row, "agreement", ".2f"), quality, show(row, "ms", ".2f")]
+                shown = [show(row, "metric", ".2f"), show(row, "agreement", ".2f"), quality]
+                shown += [show(row, "seconds", ".1f"), show(row, "peak_mb", ".0f"), show(row, "ms", ".2f")]
                 lines.append(f"| {name} | {row['tool']} | " + " | ".join(shown) + " |")
         own = [r for r in rows if r["tool"].startswith("edgec")]
         integer = min((kernels_in_integers(r) for r in own), default=0)
