@@ -22,6 +22,12 @@ Evaluate = Callable[[frozenset[str]], Score]
 LAYER_COST = 0.002
 """Each layer kept costs this part of all multiply-accumulates besides its own: its inputs and outputs are converted."""
 
+LOOKED_AT = 96
+"""Layers whose worth is predicted anew in each step of the search."""
+
+NEGLIGIBLE = 1e-3
+"""Part of the whole predicted error below which the order of the layers left does not matter."""
+
 RETRIES = 6
 """Kept layers that are tried in integers again at the end."""
 
@@ -93,42 +99,22 @@ def _svg(points: Collection[Point], budget: Budget, keep: tuple[str, ...] | None
 def giving_up_order(found: Sensitivity, costs: Mapping[str, float]) -> list[str]:
     """All layers, in the order that removes most predicted error for its cost, one after the other.
 
-    After each step only the layers whose gain may be the largest are looked at again: those around the one given up,
-    and any that comes out on top with an old figure.
+    What a layer is worth changes with each step, upwards too: the rounding between two convolutions only goes with
+    both. So the most promising are looked at again after every step, and all of them if there are few.
     """
-    around = _neighbours(found)
+    left = {la.node for la in found.layers}
     order: list[str] = []
-    power = found.power()
-    gain: dict[str, float] = {}
-
-    def look(name: str) -> None:
-        gain[name] = (power - found.power([*order, name])) / costs[name]
-
-    for la in found.layers:
-        look(la.node)
-    while gain:
-        fresh: set[str] = set()
-        name = max(gain, key=gain.__getitem__)
-        while name not in fresh:
-            look(name)
-            fresh.add(name)
-            name = max(gain, key=gain.__getitem__)
-        order.append(name)
-        del gain[name]
+    gain: dict[str, float] = dict.fromkeys(left, float("inf"))
+    power = first = found.power()
+    while left and power > first * NEGLIGIBLE:
+        for name in sorted(left, key=lambda n: (-gain[n], n))[:LOOKED_AT] if order else sorted(left):
+            gain[name] = (power - found.power([*order, name])) / costs[name]
+        best = max(sorted(left), key=gain.__getitem__)
+        order.append(best)
+        left.remove(best)
         power = found.power(order)
-        for near in around[name] & gain.keys():
-            look(near)
-    return order
-
-
-def _neighbours(found: Sensitivity) -> dict[str, set[str]]:
-    """Layers that store what a layer reads, or read what it stores."""
-    out: dict[str, set[str]] = {la.node: set() for la in found.layers}
-    for t in found.terms:
-        if t.maker is not None and t.maker in out and t.reader in out:
-            out[t.maker].add(t.reader)
-            out[t.reader].add(t.maker)
-    return out
+    harm = {la.node: la.harm for la in found.layers}
+    return [*order, *sorted(left, key=lambda n: (-harm[n] / costs[n], n))]
 
 
 def search(

@@ -64,6 +64,10 @@ def search_mixed(
         return search(found, trials.evaluate, budget, costs=costs, max_kept=max_kept, progress=progress)
 
 
+NOT_CALIBRATED = "EC0223"
+"""What the quantising pass says where a calibration.json lacks a value."""
+
+
 class Trials:
     """Quantised variants of one graph, judged on the same samples."""
 

@@ -8,7 +8,7 @@ they read is stored, and somebody who does not follow reads them, directly or th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,7 @@ class Terms:
     layers: list[ir.Node] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
     followers: dict[str, Follower] = field(default_factory=dict)
+    """In execution order."""
     weights: dict[str, tuple[ir.Node, ir.Node]] = field(default_factory=dict)
     """Layer -> its node in both graphs, where weights are stored."""
     reads: dict[Term, list[tuple[ir.Node, int]]] = field(default_factory=dict)
@@ -74,18 +75,19 @@ class Terms:
     """Stored value of the float graph, by name -> the QuantizeLinear that says how."""
 
 
-def off(keep: Collection[str], order: Sequence[str], followers: Mapping[str, Follower]) -> set[str]:
-    """The layers in float when those of `keep` are: besides them, the followers that have nothing to follow."""
+def off(keep: Collection[str], followers: Mapping[str, Follower]) -> set[str]:
+    """The layers in float when those of `keep` are: besides them, the followers that have nothing to follow.
+
+    `followers` are in execution order.
+    """
     gone = set(keep)
     while True:
         before = len(gone)
-        for name in order:  # what they read
-            f = followers.get(name)
-            if f is not None and name not in gone and all(r is None or r in gone for r in f.reads):
+        for name, f in followers.items():  # what they read
+            if name not in gone and all(r is None or r in gone for r in f.reads):
                 gone.add(name)
-        for name in reversed(order):  # who reads them
-            f = followers.get(name)
-            if f is not None and name not in gone and all(r in gone for r in f.readers):
+        for name in reversed(tuple(followers)):  # who reads them
+            if name not in gone and followers[name].readers <= gone:
                 gone.add(name)
         if len(gone) == before:
             return gone
@@ -137,7 +139,8 @@ class _Finder:
     def __init__(self, reference: Graph, quantized: Graph, scheme: Scheme | None) -> None:
         self.reference, self.quantized = reference, quantized
         ops = list(scheme.ops.items()) if scheme is not None else []
-        self.asking = {op for op, rules in ops if not any(r.follow for r in rules)} | _ASKS
+        whole = scheme is not None and scheme.whole
+        self.asking = {op for op, rules in ops if whole or not any(r.follow for r in rules)} | _ASKS
         self.silent = {op for op, rules in ops if all(r.outputs == "never" for r in rules)}
         self.pairs = align(reference, quantized)
         self.stored = dict(self.pairs)
@@ -156,10 +159,10 @@ class _Finder:
         for value, v in zip(self.reference.outputs, self.quantized.outputs, strict=True):
             if (q := quantizer(v)) is not None:
                 self._read(value, q, None, 0)
-        for node in self.kernels:
+        self.made.layers = [a for a, _ in self.pairs if a in self.kernels]
+        for node in self.made.layers:
             if self._follows(node):
                 self.made.followers[layer_name(node)] = self._follower(node)
-        self.made.layers = [a for a, _ in self.pairs if a in self.kernels]
         return self.made
 
     def _read(self, value: ir.Value, q: ir.Node | None, node: ir.Node | None, i: int) -> None:
