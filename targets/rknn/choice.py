@@ -83,9 +83,14 @@ def _db(signal: Any, noise: Any) -> Any:
     return np.where(noise == 0, np.inf, np.where(np.isfinite(noise) & (signal > 0), db, -np.inf))
 
 
-def better(a: tuple[Built, Fidelity], b: tuple[Built, Fidelity]) -> Built:
-    """The more accurate file; one with more layers on the CPU must be clearly better. Equal ones: fewer layers, then `a`."""
+def better(a: tuple[Built, Fidelity], b: tuple[Built, Fidelity], *, integers_only: bool = False) -> Built:
+    """The more accurate file; one with more layers on the CPU must be clearly better. Equal ones: fewer layers, then `a`.
+
+    `integers_only`: the NPU has no floating point, and of two files the one with layers in float is not taken.
+    """
     (one, f), (two, g) = a, b
+    if integers_only and bool(one.in_float) != bool(two.in_float):
+        return two if one.in_float else one
     lead = f.figure - g.figure - _CPU_DB * np.sign(one.on_cpu - two.on_cpu)
     if abs(lead) >= _SAME_DB:
         return one if lead > 0 else two

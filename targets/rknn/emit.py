@@ -43,7 +43,7 @@ def emit(graph: Graph, spec: TargetSpec, job: EmitJob, folder: Path) -> Artifact
     if len(variants) == 1:
         built, told = variants[0].run(), {"quantizer": variants[0].by} if variants[0].by is not None else {}
     else:
-        built, told = build_both(variants, job)
+        built, told = build_both(variants, job, integers_only="fp16" not in spec.precisions)
     job.diagnostics.items.extend(built.variant.diagnostics)
     return _artifact(built, spec, toolchain, job, told)
 
@@ -56,6 +56,11 @@ def graphs(graph: Graph, job: EmitJob, options: RknnOptions) -> list[tuple[By, G
         return [(None, graph)]
     before = job.quantization.reference if job.quantization is not None else graph
     ways: dict[By, Graph] = {}
+    if options.quantizer == "edgec" and job.quantization is None:
+        what = "edgec quantised nothing of this model: the SDK does it"
+        job.diagnostics.warn(
+            "EC0473", what, hint="--effort low leaves it to the SDK, and so does a model without weights"
+        )
     if options.quantizer != "edgec" or job.quantization is None:
         ways["sdk"] = before
     if options.quantizer != "sdk" and job.quantization is not None:
@@ -69,7 +74,7 @@ def graphs(graph: Graph, job: EmitJob, options: RknnOptions) -> list[tuple[By, G
     return list(ways.items())
 
 
-def build_both(variants: Sequence[Variant], job: EmitJob) -> tuple[Built, dict[str, Any]]:
+def build_both(variants: Sequence[Variant], job: EmitJob, *, integers_only: bool) -> tuple[Built, dict[str, Any]]:
     """The SDK's own quantisation and edgec's at the same time; the better one, and what the report says of both.
 
     edgec's is given up (EC0468) where the SDK refuses it, crashes on it, or takes much longer than for its own.
@@ -89,7 +94,7 @@ def build_both(variants: Sequence[Variant], job: EmitJob) -> tuple[Built, dict[s
             raise
     if mine is None or theirs is None:
         return _the_one_left(mine, theirs, failure, refusal, job)
-    return _choose(theirs, mine, job)
+    return _choose(theirs, mine, job, integers_only=integers_only)
 
 
 def _run(variant: Variant) -> tuple[Built | None, EdgecError | None]:
@@ -127,7 +132,7 @@ def _the_one_left(
     raise failure
 
 
-def _choose(own: Built, sdk: Built, job: EmitJob) -> tuple[Built, dict[str, Any]]:
+def _choose(own: Built, sdk: Built, job: EmitJob, *, integers_only: bool) -> tuple[Built, dict[str, Any]]:
     """By the simulator's outputs for the verification samples, against the float graph."""
     from edgec.runtime import Session
 
@@ -135,14 +140,16 @@ def _choose(own: Built, sdk: Built, job: EmitJob) -> tuple[Built, dict[str, Any]
     samples = job.verification or ()
     session = Session(job.quantization.reference)
     quality = {id(b): fidelity(session.run_all(samples), b.simulated) for b in (own, sdk)}
-    best = better((own, quality[id(own)]), (sdk, quality[id(sdk)]))
+    best = better((own, quality[id(own)]), (sdk, quality[id(sdk)]), integers_only=integers_only)
     other = sdk if best is own else own
     by = {"edgec": "edgec's own quantisation", "sdk": "the SDK's quantisation"}
-    what = f"{by[str(best.variant.by)]} is better and was kept: {summary(best, quality[id(best)])}"
+    what = f"{by[str(best.variant.by)]} was kept: {summary(best, quality[id(best)])}"
     against = f"{by[str(other.variant.by)]}: {summary(other, quality[id(other)])}"
+    if integers_only and other.in_float and not best.in_float:
+        against += "; it has layers in float, which this NPU cannot compute"
     job.diagnostics.note("EC0471", what, hint=against)
     told = {str(b.variant.by): figures(b, quality[id(b)]) for b in (own, sdk)}
-    return best, {"quantizer": best.variant.by, "quantizers": told}
+    return best, {"quantizer": best.variant.by, "compared with": against, "quantizers": told}
 
 
 def _artifact(built: Built, spec: TargetSpec, toolchain: Toolchain, job: EmitJob, told: Mapping[str, Any]) -> Artifact:

@@ -408,7 +408,8 @@ def test_both_are_built_and_the_better_one_is_kept(tmp_path: Path) -> None:
         assert facts["quantizers"][spoilt]["sqnr dB"]["y"] == pytest.approx(6, abs=0.5)
         assert facts["quantizers"][kept]["figure dB"] > 20
         (note,) = [d for d in found if d.code == "EC0471"]
-        assert "is better and was kept" in note.message
+        assert "was kept" in note.message
+        assert facts["compared with"] == note.hint
         comparison = result.report.verification.comparison
         assert (
             comparison["worst_sqnr_db"] is None or comparison["worst_sqnr_db"] > 20
@@ -587,9 +588,10 @@ def test_channel_axis(shape: tuple[int, ...], axis: int | None) -> None:
     assert channel_axis(shape) == axis
 
 
-def layered(cpu: int, npu: int) -> Any:
+def layered(cpu: int, npu: int, floating: int = 0) -> Any:
     class Fake:
         on_cpu = cpu
+        in_float = floating
         layers = ("x",) * (cpu + npu)
 
     return Fake()
@@ -607,3 +609,23 @@ def test_layers_on_the_cpu_cost() -> None:
     assert better((long, quality(20.05)), (short, quality(20))) is short
     assert better((short, quality(20)), (long, quality(20))) is short
     assert better((long, quality(21)), (short, quality(20))) is long
+
+
+def test_layers_in_float_are_nothing_for_an_npu_of_integers() -> None:
+    mixed, whole = layered(0, 10, floating=2), layered(0, 12)
+    good, bad = Fidelity({"y": 30}, 30), Fidelity({"y": 20}, 20)
+    assert better((mixed, good), (whole, bad)) is mixed
+    assert better((mixed, good), (whole, bad), integers_only=True) is whole
+    assert better((whole, bad), (mixed, good), integers_only=True) is whole
+    assert better((mixed, good), (mixed, bad), integers_only=True) is mixed
+
+
+def test_low_effort_leaves_it_to_the_sdk() -> None:
+    sdk, found = FakeSdk(), Diagnostics()
+    result = edgec.compile(
+        conv(), target="rk3588", precision="int8", calibration=images(), effort="low", toolchains=sdk,  # type: ignore[arg-type]
+        options={"quantizer": "edgec"}, diagnostics=found,
+    )  # fmt: skip
+    assert list(map(by, sdk.requests)) == ["sdk"]
+    assert result.artifact.facts["quantizer"] == "sdk"
+    assert "EC0473" in [d.code for d in found]
