@@ -304,7 +304,7 @@ def shared_sigmoids(scene: Scene) -> Iterator[Finding]:
             f"{node_name(node)} is half of a SiLU ({node_name(products[0])}) and has other readers: it cannot be fused"
         )
         yield Finding("EC0856", node, message, "Sigmoid with several readers",
-                      hint="run split-sigmoids before fuse-silu: it gives every reader one of its own")  # fmt: skip
+                      hint="run split-sigmoids before fuse-silu: it gives the SiLU one of its own")  # fmt: skip
 
 
 def unabsorbed_clips(scene: Scene) -> Iterator[Finding]:
@@ -323,21 +323,27 @@ def unabsorbed_clips(scene: Scene) -> Iterator[Finding]:
 
 
 def outliers(scene: Scene) -> Iterator[Finding]:
-    """Few values that stretch the range of all others."""
+    """Few values that stretch the range of all others; the worst tensor stands for all."""
+    found = []
     for name in scene.plan.activations:
         sketch = scene.statistics.tensors.get(name)
-        if sketch is None or sketch.empty or not sketch.buckets()[1].size:
+        value = scene.value(name)
+        if sketch is None or sketch.empty or not sketch.buckets()[1].size or value is None or value.producer() is None:
             continue
         largest = max(abs(sketch.low), abs(sketch.high))
         usual = max(abs(sketch.quantile(0.0005)), abs(sketch.quantile(0.9995)))
-        value = scene.value(name)
-        if usual == 0 or largest / usual < _OUTLIER or value is None or (node := value.producer()) is None:
-            continue
-        message = f"{name} reaches {largest:.3g}, but 99.9 % of it stays below {usual:.3g}"
-        hint = "methods mse and percentile cut such values off; smooth moves them into weights"
-        yield Finding(
-            "EC0858", node, message, "outliers", hint=hint, mild=True, figures={"largest": largest, "usual": usual}
-        )
+        if usual > 0 and largest / usual >= _OUTLIER:
+            found.append((largest / usual, largest, usual, name))
+    _, largest, usual, name = max(found, default=(0.0, 0.0, 0.0, ""))
+    value = scene.value(name)
+    if value is None or (node := value.producer()) is None:
+        return
+    message = f"{name} reaches {largest:.3g}, but 99.9 % of it stays below {usual:.3g}"
+    if len(found) > 1:
+        message += f"; so do {len(found) - 1} more tensors" if len(found) > 2 else "; so does one more tensor"
+    hint = "methods mse and percentile cut such values off; smooth moves them into weights"
+    figures = {"largest": largest, "usual": usual, "tensors": float(len(found))}
+    yield Finding("EC0858", node, message, "outliers", hint=hint, mild=True, figures=figures)
 
 
 def rare_values(scene: Scene, last: list[str]) -> Iterator[Finding]:
