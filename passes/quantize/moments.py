@@ -25,7 +25,7 @@ _PENDING = 1 << 22
 
 @dataclass
 class Moments:
-    """Of `n` columns; sums until `close`."""
+    """`qq` of `n` columns, means of `counted` ones; sums until `close`."""
 
     qq: Array
     """[groups, k, k]: of x_q x_q^T."""
@@ -33,6 +33,7 @@ class Moments:
     mean_f: Array
     """[groups, k]: of x_q and x."""
     n: int = 0
+    counted: int = 0
     pending: list[Array] = field(default_factory=list)
     """Columns not yet multiplied: a few large products are faster than many small ones."""
 
@@ -40,14 +41,19 @@ class Moments:
     def empty(cls, groups: int, k: int) -> Moments:
         return cls(np.zeros((groups, k, k)), np.zeros((groups, k)), np.zeros((groups, k)))
 
-    def add(self, x: Array, x_q: Array) -> None:
-        """Columns [groups, k, n], float32."""
-        self.mean_q += x_q.sum(axis=2, dtype=np.float64)
-        self.mean_f += x.sum(axis=2, dtype=np.float64)
-        self.n += x.shape[2]
+    def add(self, x_q: Array) -> None:
+        """Some columns [groups, k, n], float32."""
+        self.n += x_q.shape[2]
         self.pending.append(x_q)
         if sum(p.size for p in self.pending) > _PENDING:
             self._multiply()
+
+    def add_means(self, x: tuple[Array, int], x_q: tuple[Array, int]) -> None:
+        """What `column_sums` gives for both graphs. Means take every position: their errors would add up in the mean
+        over a layer's positions, where those of weights do not."""
+        self.mean_f += x[0]
+        self.mean_q += x_q[0]
+        self.counted += x[1]
 
     def _multiply(self) -> None:
         if self.pending:
@@ -58,8 +64,8 @@ class Moments:
     def close(self, *, central: bool) -> None:
         """Means instead of sums. `central`: moments about the mean, for layers whose bias takes care of the mean."""
         self._multiply()
-        self.mean_q /= self.n
-        self.mean_f /= self.n
+        self.mean_q /= self.counted
+        self.mean_f /= self.counted
         self.qq /= self.n
         if central:
             self.qq -= self.mean_q[:, :, None] * self.mean_q[:, None, :]
@@ -70,19 +76,41 @@ def columns(layer: Layer, x: Array, positions: int, rng: np.random.Generator) ->
     if layer.node.op_type in ("Gemm", "MatMul"):
         flat = x.reshape(-1, x.shape[-1])
         return _some(flat, positions, rng).T[None]
-    kernel = [int(d) for d in layer.stored.shape.numpy()[2:]]
-    strides = list(attribute(layer.node, "strides") or [1] * len(kernel))
-    dilations = list(attribute(layer.node, "dilations") or [1] * len(kernel))
-    pads = _pads(layer, x.shape[2:], kernel, strides, dilations)
-    if any(pads):
-        half = len(kernel)
-        x = np.pad(x, [(0, 0), (0, 0), *[(pads[i], pads[i + half]) for i in range(half)]])
-    out = [(x.shape[2 + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(len(kernel))]
+    x, kernel, strides, dilations, out = _padded(layer, x)
     total = x.shape[0] * int(np.prod(out))
     chosen = np.arange(total) if total <= positions else np.sort(rng.choice(total, positions, replace=False))
     batch, *where = np.unravel_index(chosen, (x.shape[0], *out))
     index = [w[:, None] * s + np.arange(k) * d for w, s, k, d in zip(where, strides, kernel, dilations, strict=True)]
     return _gather(x, batch, index, layer.groups)
+
+
+def column_sums(layer: Layer, x: Array) -> tuple[Array, int]:
+    """The sum of all columns of im2col, [groups, k] in float64, and their number."""
+    if layer.node.op_type in ("Gemm", "MatMul"):
+        flat = x.reshape(-1, x.shape[-1])
+        return flat.sum(axis=0, dtype=np.float64)[None], len(flat)
+    x, kernel, strides, dilations, out = _padded(layer, x)
+    sums = x
+    for axis in range(len(kernel), 0, -1):  # innermost first: [n, c, h, w] -> [n, c, h, kw] -> [n, c, kh, kw]
+        k, s, d, o = (p[axis - 1] for p in (kernel, strides, dilations, out))
+        moved = np.moveaxis(sums, 1 + axis, -1)
+        parts = [moved[..., i * d : i * d + (o - 1) * s + 1 : s].sum(axis=-1) for i in range(k)]
+        sums = np.moveaxis(np.stack(parts, axis=-1), -1, 1 + axis)
+        sums = sums.astype(np.float64)
+    return sums.sum(axis=0).reshape(layer.groups, -1), x.shape[0] * int(np.prod(out))
+
+
+def _padded(layer: Layer, x: Array) -> tuple[Array, list[int], list[int], list[int], list[int]]:
+    """The padded input; kernel, strides, dilations and output size along each spatial axis."""
+    kernel = [int(d) for d in layer.stored.shape.numpy()[2:]]
+    strides = list(attribute(layer.node, "strides") or [1] * len(kernel))
+    dilations = list(attribute(layer.node, "dilations") or [1] * len(kernel))
+    pads = _pads(layer, x.shape[2:], kernel, strides, dilations)
+    half = len(kernel)
+    if any(pads):
+        x = np.pad(x, [(0, 0), (0, 0), *[(pads[i], pads[i + half]) for i in range(half)]])
+    out = [(x.shape[2 + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(half)]
+    return x, kernel, strides, dilations, out
 
 
 def _gather(x: Array, batch: Array, index: list[Array], groups: int) -> Array:

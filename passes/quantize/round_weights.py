@@ -19,7 +19,7 @@ import numpy.typing as npt
 from edgec.graph import Graph
 from edgec.passes.quantize.correction import calibration_of, staged_samples
 from edgec.passes.quantize.layers import Layer, find_layers
-from edgec.passes.quantize.moments import Moments, columns
+from edgec.passes.quantize.moments import Moments, column_sums, columns
 from edgec.passes.quantize.rounding import damped, round_rows
 from edgec.passes.quantize.staged_run import StagedRun
 from edgec.pipeline import Pass, PassContext, PassResult
@@ -73,7 +73,8 @@ class RoundWeights(Pass):
         positions = max(1, -(-wanted // samples))
         moments = Moments.empty(groups, k)
         for i, (x, x_q) in enumerate(_inputs(layer, floating, quantized)):
-            moments.add(*(columns(layer, v, positions, np.random.default_rng((seed, i))) for v in (x, x_q)))
+            moments.add(columns(layer, x_q, positions, np.random.default_rng((seed, i))))
+            moments.add_means(column_sums(layer, x), column_sums(layer, x_q))
         moments.close(central=layer.takes_bias)
         return moments
 

@@ -10,7 +10,7 @@ from edgec.graph import Graph, constant, ir
 from edgec.passes.prepare.infer_shapes import InferShapes
 from edgec.passes.quantize.correct_bias import CorrectBias
 from edgec.passes.quantize.layers import find_layers
-from edgec.passes.quantize.moments import columns
+from edgec.passes.quantize.moments import column_sums, columns
 from edgec.passes.quantize.quantize import Quantize
 from edgec.passes.quantize.round_weights import RoundWeights
 from edgec.passes.quantize.rounding import damped, output_error, round_rows
@@ -169,6 +169,9 @@ def test_columns_are_im2col(stride: int, groups: int) -> None:
     got = layer.rows(layer.float_weight()) @ columns(layer, x, 1000, rng)
     want = Session(graph).run({"x": x})["y"]
     np.testing.assert_allclose(got.reshape(8, -1), want.reshape(8, -1), rtol=1e-4, atol=1e-5)
+    sums, count = column_sums(layer, x)
+    assert count == got.shape[2]
+    np.testing.assert_allclose(sums, columns(layer, x, 1000, rng).sum(axis=2), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(layer.unrows(layer.rows(layer.integers())), layer.integers())
 
 
