@@ -170,7 +170,7 @@ class _Search:
     def run(self) -> Mixed:
         plain = self.point(())
         if plain.met:
-            return self.result(())
+            return self.result()
         if self.budget.min_agreement is not None and plain.score.agreement is None:
             hint = "ask for an SQNR, or give a metric of your own"
             raise error("EC0754", "no output has the shape [batch, classes], so there is no top-1 agreement", hint=hint)
@@ -179,7 +179,8 @@ class _Search:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.point(order[:middle]).met else (middle, high)
-        return self.result(self._retry(order[:high]))
+        self._retry(order[:high])
+        return self.result()
 
     def _affordable(self, order: list[str]) -> list[str]:
         """The layers that may be kept together without too much leaving integers."""
@@ -210,7 +211,7 @@ class _Search:
         expected = self.point(known).score.sqnr_db + (now - was if now != was else 0.0)  # both may be infinite
         return not expected < self.budget.min_sqnr - slack
 
-    def _retry(self, keep: list[str]) -> list[str]:
+    def _retry(self, keep: list[str]) -> None:
         """Put single layers back into integers where the budget still holds, those that cost most first."""
         tried = 0
         for name in sorted(keep, key=lambda n: -self.costs[n]):
@@ -220,7 +221,6 @@ class _Search:
             tried += 1
             if self.point(fewer).met:
                 keep = fewer
-        return keep
 
     def point(self, keep: Collection[str]) -> Point:
         """Run a choice, once."""
@@ -234,10 +234,9 @@ class _Search:
                 self.progress(f"{len(key)} layers kept, {made.share:.1%} of the MACs in integers: {missed}")
         return self.points[key]
 
-    def result(self, keep: Collection[str]) -> Mixed:
+    def result(self) -> Mixed:
         """The cheapest of the choices that were run and meet the budget."""
         best = min((p for p in self.points.values() if p.met), key=lambda p: (self.cost(p.keep), p.keep))
-        assert self.cost(best.keep) <= self.cost(keep)
         return Mixed(best.keep, tuple(self.points.values()), self.budget, self.found)
 
     def failure(self) -> Exception:

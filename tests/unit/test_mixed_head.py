@@ -13,10 +13,12 @@ from edgec.diagnostics import EdgecError
 from edgec.graph import Graph, ir
 from edgec.infer import infer_shapes
 from edgec.passes.quantize.quantize import Quantize
-from edgec.pipeline import Pass, PassContext
+from edgec.pipeline import Pass, PassContext, PassManager
+from edgec.plugins import Registry
 from edgec.quantization.metric import Drop, load_metric
 from edgec.quantization.mixed_runs import Trials, search_mixed
 from edgec.quantization.terms import layer_name
+from edgec.recipe import build_passes, parse_pipeline
 from edgec.samples.sample_set import Samples
 
 HEAD = """<ir_version: 10, opset_import: ["" : 24]>
@@ -158,3 +160,23 @@ def test_no_samples() -> None:
 def test_agreement_of_outputs_that_have_no_classes_is_an_error_that_says_so() -> None:
     with pytest.raises(EdgecError, match="EC0754"):
         search_mixed(yolo(), PassContext(calibration=images(2)), passes, min_agreement=0.9, probes=4)
+
+
+def test_a_real_classifier_reaches_what_is_asked_for(eval_dir: Path, tmp_path: Path) -> None:
+    """ResNet-20 on CIFAR-10: predictions are near, and a budget 4 dB above plain int8 leaves most in integers."""
+    graph = Graph.load(eval_dir / "models" / "cifar10_resnet20.onnx")
+    steps = "freeze-shapes{batch=1},constants-to-initializers,upgrade-opset,infer-shapes,fold-bn,fold-constants,infer-shapes,eliminate-noops,fuse-pad,remove-dead"
+    PassManager(build_passes(parse_pipeline(steps), Registry().passes())).run(graph, PassContext())
+    data = np.load(eval_dir / "data" / "cifar10_5k.npz")["x"]
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    name = graph.inputs[0].name or ""
+    xs = [{name: ((x / np.float32(255) - mean) / std).transpose(2, 0, 1)[None]} for x in data[:64]]
+    calibration = Samples(lambda: iter(xs[::2]), describe="even", count=32)
+    judged = Samples(lambda: iter(xs[1::2]), describe="odd", count=32)
+    plain = Trials(graph, PassContext(calibration=calibration), passes, judged, None, tmp_path).evaluate
+    wanted = plain(frozenset()).sqnr_db + 4
+    mixed = search_mixed(graph, PassContext(calibration=calibration), passes, min_sqnr=wanted, samples=judged)
+    assert mixed.chosen.score.sqnr_db >= wanted
+    assert mixed.chosen.share > 0.7
+    for point in mixed.points:
+        assert mixed.sensitivity.sqnr_db(point.keep) == pytest.approx(point.score.sqnr_db, abs=2.5)
