@@ -63,7 +63,6 @@ _QUANTIZE: dict[str, str] = {
     "fold-bn-into-scales": "FoldBatchNormIntoScales",
     "retype": "Retype",
     "adopt-quantized": "AdoptQuantized",
-    "equalize-channels": "EqualizeChannels",
     "split-sigmoids": "SplitSigmoids",
     "split-heads": "SplitHeads",
     "quantize": "Quantize",
