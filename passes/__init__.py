@@ -65,7 +65,10 @@ _QUANTIZE: dict[str, str] = {
     "adopt-quantized": "AdoptQuantized",
     "split-sigmoids": "SplitSigmoids",
     "split-heads": "SplitHeads",
+    "equalize": "Equalize",
     "quantize": "Quantize",
+    "round-weights": "RoundWeights",
+    "correct-bias": "CorrectBias",
     "dynamic-matmul": "DynamicMatMul",
 }
 

@@ -39,6 +39,7 @@ class CorrectBias(Pass):
 
     name: ClassVar[str] = "correct-bias"
     contract: ClassVar[Contract] = "lossy"
+    needs_calibration: ClassVar[bool] = True
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         record, calibration = calibration_of(self.name, ctx)

@@ -53,6 +53,7 @@ class RoundWeights(Pass):
 
     name: ClassVar[str] = "round-weights"
     contract: ClassVar[Contract] = "lossy"
+    needs_calibration: ClassVar[bool] = True
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         record, calibration = calibration_of(self.name, ctx)
