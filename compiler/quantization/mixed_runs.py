@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,7 @@ def search_mixed(
     """Choose the nodes of `graph`, as it is before quantisation, that stay in higher precision. `graph` is not changed.
 
     Calibration runs once: later trials read its statistics. `samples` judge (default: `ctx.samples`, then the
-    calibration data); outputs of the float graph on them are kept in memory. `metric` is also reported where only
-    another figure is asked for. Sensitivity weighs all channels of an output equally unless the SQNR is asked for.
+    calibration data). `metric` is also reported where only another figure is asked for. Sensitivity weighs all channels of an output equally unless the SQNR is asked for.
 
     Raises:
         EdgecError: EC0750 no samples; EC0754 the budget is no budget; EC0755 nothing meets it; those of the passes.
@@ -63,6 +62,9 @@ def search_mixed(
         found = trials.sensitivity(probes, balanced=min_sqnr is None)
         return search(found, trials.evaluate, budget, costs=costs, max_kept=max_kept, progress=progress)
 
+
+KEPT_BYTES = 256 << 20
+"""Outputs of the float graph up to this size stay in memory, and all of them where a metric asks for them."""
 
 NOT_CALIBRATED = "EC0223"
 """What the quantising pass says where a calibration.json lacks a value."""
@@ -82,12 +84,23 @@ class Trials:
     ) -> None:
         self.graph, self.ctx, self.make_passes, self.samples, self.metric = graph, ctx, make_passes, samples, metric
         self._ranges = folder / "calibration.json"
-        session = Session(graph)
         self._inputs = [v.name or "" for v in graph.inputs]
-        self._reference = list(session.run_all(samples))
-        if not self._reference:
+        self._float = Session(graph)
+        first = next(self._float.run_all(samples), None)
+        if first is None:
             raise error("EC0750", "mixed precision needs samples to judge by", Location(samples.describe))
-        self.baseline = self._metric(session, self._reference)
+        size = sum(a.nbytes for a in first.values()) * len(samples)
+        self._kept = list(self._float.run_all(samples)) if size <= KEPT_BYTES or self._wants_outputs else None
+        self.baseline = self._metric(self._float, self._kept or [])
+
+    @property
+    def _wants_outputs(self) -> bool:
+        return self.metric is not None and self.metric.form == "outputs"
+
+    @property
+    def _reference(self) -> Iterable[Arrays]:
+        """The float graph's outputs: kept, or run anew where they are too large for that."""
+        return self._kept if self._kept is not None else self._float.run_all(self.samples)
 
     def quantize(self, keep: frozenset[str]) -> tuple[Graph, QuantRecord | None]:
         """A copy, quantised. The first time, calibration runs; if a later choice needs values it did not see, again."""
@@ -120,12 +133,14 @@ class Trials:
         """What a choice reaches."""
         after, _ = self.quantize(keep)
         session = Session(after)
-        outputs = list(session.run_all(self.samples))
+        outputs: Iterable[Arrays] = session.run_all(self.samples)
+        if self._wants_outputs:
+            outputs = list(outputs)
         found = compare(self._reference, outputs)
         top = [o.top1_agreement for o in found.outputs if o.top1_agreement is not None]
         return Score(found.worst_sqnr_db, min(top, default=None), self._metric(session, outputs))
 
-    def _metric(self, session: Session, outputs: Sequence[Arrays]) -> float | None:
+    def _metric(self, session: Session, outputs: Iterable[Arrays]) -> float | None:
         if self.metric is None:
             return None
         if self.metric.form == "predict":
