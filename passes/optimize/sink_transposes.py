@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgec.graph import Graph, static_shape
-from edgec.passes.optimize.transpose_rules import SINK
+from edgec.passes.optimize.transpose_rules import RAISE, SINK
 from edgec.pipeline import Pass, PassContext, PassResult, rewrite_result
+from edgec.rewrite import RewriteStats
 
 _UNKNOWN_SIZE = 1 << 16
 
@@ -34,11 +35,21 @@ class SinkTransposes(Pass):
         if count == 0:
             return PassResult(False)
         trial = graph.clone()
-        SINK.apply(trial)
+        _sink(trial)
         new_elements, new_count = transposed_elements(trial)
         if new_count > count or (new_elements, new_count) >= (elements, count):
             ctx.rejections.setdefault("sink-transposes", {})[graph.model.graph.name or "graph"] = (
                 f"{new_count} Transposes of {new_elements} elements instead of {count} of {elements}"
             )
             return PassResult(False)
-        return rewrite_result(SINK.apply(graph), ctx)
+        return rewrite_result(_sink(graph), ctx)
+
+
+def _sink(graph: Graph) -> RewriteStats:
+    """Down as far as they go, and those stuck behind Q/DQ back in front of the pair."""
+    stats = SINK.apply(graph)
+    raised = RAISE.apply(graph)
+    stats.applied.update(raised.applied)
+    for name, why in raised.rejected.items():
+        stats.rejected[name].update(why)
+    return stats

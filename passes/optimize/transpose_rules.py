@@ -211,6 +211,49 @@ def sink_through_resize(m: Match, rw: Rewriter) -> Result:
     return _back(rw, rw.op("Resize", *inputs, attrs=m.root.attributes), perm)
 
 
+def _stored_along(node: ir.Node, perm: Sequence[int], back: bool = False) -> dict[str, object] | Reject:
+    """Attributes of a Q or DQ whose tensor is permuted: the axis of its scales goes along. `back`: the permutation is undone."""
+    scale = node.inputs[1] if len(node.inputs) > 1 else None
+    if scale is None or scale.shape is None or "block_size" in node.attributes:
+        return Reject("the shape of its scale is not known, or it stores in blocks")
+    attrs: dict[str, object] = dict(node.attributes.items())
+    if scale.shape.rank() == 0 or scale.shape[0] == 1:
+        return attrs
+    axis = int(attribute(node, "axis")) % len(perm)
+    attrs["axis"] = list(perm).index(axis) if back else perm[axis]
+    return attrs
+
+
+@rule(P.op("QuantizeLinear", "DequantizeLinear")(_moved, rest("params")))
+def sink_through_quantize(m: Match, rw: Rewriter) -> Result:
+    perm = permutation(m.node("t"))
+    if perm is None:
+        return Reject("the rank is not known")
+    attrs = _stored_along(m.root, perm)
+    if isinstance(attrs, Reject):
+        return attrs
+    return _back(rw, rw.op(m.root.op_type, m.value("x"), *m.rest("params"), attrs=attrs), perm)
+
+
+_pair = P.DequantizeLinear(P.QuantizeLinear(x, rest("q"), as_="q", shared_=True), rest("dq"), as_="dq", shared_=True)
+
+
+@rule(P.Transpose(_pair))
+def raise_above_quantize(m: Match, rw: Rewriter) -> Result:
+    """A Transpose that sank through Q/DQ and no further goes back: integer kernels read DequantizeLinear directly."""
+    perm = permutation(m.root)
+    if perm is None:
+        return Reject("the rank is not known")
+    value = _back(rw, m.value("x"), perm)
+    for name in ("q", "dq"):
+        node = m.node(name)
+        attrs = _stored_along(node, perm, back=True)
+        if isinstance(attrs, Reject):
+            return attrs
+        value = rw.op(node.op_type, value, *m.rest(name), attrs=attrs)
+    return value
+
+
 CANCEL = RuleSet([merge_transposes, transpose_of_vector])
 SINK = CANCEL + RuleSet(
     [
@@ -221,5 +264,7 @@ SINK = CANCEL + RuleSet(
         sink_through_softmax,
         sink_through_pad,
         sink_through_resize,
+        sink_through_quantize,
     ]
 )
+RAISE = RuleSet([raise_above_quantize])
