@@ -41,8 +41,10 @@ def pareto_svg(dots: Sequence[Dot], *, title: str, y_label: str, floor: float | 
     ticks = _ticks(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
 
+    left = min([0.8, *(math.floor(d.x * 5) / 5 for d in shown)])  # of the axis; it always ends at 1
+
     def px(x: float) -> float:
-        return LEFT + x * (WIDTH - LEFT - RIGHT)
+        return LEFT + (x - left) / (1 - left) * (WIDTH - LEFT - RIGHT)
 
     def py(y: float) -> float:
         return TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM)
@@ -58,8 +60,9 @@ def pareto_svg(dots: Sequence[Dot], *, title: str, y_label: str, floor: float | 
         f"{escape(y_label)}</text>",
     ]
     for i in range(6):
-        x = px(i / 5)
-        out += [_line(x, TOP, x, HEIGHT - BOTTOM, "#e5e7eb"), _text(x, HEIGHT - BOTTOM + 18, f"{i * 20} %")]
+        share = left + i / 5 * (1 - left)
+        x = px(share)
+        out += [_line(x, TOP, x, HEIGHT - BOTTOM, "#e5e7eb"), _text(x, HEIGHT - BOTTOM + 18, f"{share:.0%}")]
     for y in ticks:
         out += [_line(LEFT, py(y), WIDTH - RIGHT, py(y), "#e5e7eb"), _text(LEFT - 8, py(y) + 4, f"{y:g}", anchor="end")]
     if floor is not None and math.isfinite(floor):
