@@ -32,6 +32,8 @@ class Moments:
     mean_q: Array
     mean_f: Array
     """[groups, k]: of x_q and x."""
+    mean_c: Array
+    """[groups, k]: of the columns in `qq`."""
     n: int = 0
     counted: int = 0
     pending: list[Array] = field(default_factory=list)
@@ -39,11 +41,12 @@ class Moments:
 
     @classmethod
     def empty(cls, groups: int, k: int) -> Moments:
-        return cls(np.zeros((groups, k, k)), np.zeros((groups, k)), np.zeros((groups, k)))
+        return cls(np.zeros((groups, k, k)), *(np.zeros((groups, k)) for _ in range(3)))
 
     def add(self, x_q: Array) -> None:
         """Some columns [groups, k, n], float32."""
         self.n += x_q.shape[2]
+        self.mean_c += x_q.sum(axis=2, dtype=np.float64)
         self.pending.append(x_q)
         if sum(p.size for p in self.pending) > _PENDING:
             self._multiply()
@@ -68,7 +71,8 @@ class Moments:
         self.mean_f /= self.counted
         self.qq /= self.n
         if central:
-            self.qq -= self.mean_q[:, :, None] * self.mean_q[:, None, :]
+            self.mean_c /= self.n
+            self.qq -= self.mean_c[:, :, None] * self.mean_c[:, None, :]
 
 
 def columns(layer: Layer, x: Array, positions: int, rng: np.random.Generator) -> Array:
