@@ -74,6 +74,7 @@ def observe(
     if not done:
         raise error("EC0718", "there are no samples to calibrate with", Location(stream.describe))
     stats.add_data(done, stream.digest())
+    stats.generated |= stream.generated
     return stats
 
 

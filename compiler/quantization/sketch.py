@@ -178,6 +178,14 @@ class TensorSketch:
         found = i < self.keys.size and self.keys[i] == key
         return float(self.counts[i] / self.counts.sum()) if found else 0.0
 
+    def share_outside(self, low: float, high: float) -> float:
+        """The part of the elements that lies below `low` or above `high`, but for those in the buckets of both."""
+        self.fold()
+        if not self.counts.size:
+            return 0.0
+        outside = (self.keys < _key(low)) | (self.keys > _key(high))
+        return float(self.counts[outside].sum() / self.counts.sum())
+
     # --- storing -------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class Statistics:
     model_hash: str = ""
     data_hash: str = ""
     samples: int = 0
+    generated: bool = False
+    """Some of the samples were made up."""
     tensors: dict[str, TensorSketch] = field(default_factory=dict)
     per_channel: dict[str, ChannelRange] = field(default_factory=dict)
 
@@ -80,6 +82,7 @@ class Statistics:
         for name, seen in other.per_channel.items():
             self.add_channels(name, ChannelRange(seen.axis, seen.low, seen.high))
         self.add_data(other.samples, other.data_hash)
+        self.generated |= other.generated
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write calibration.json. The file appears complete or not at all."""
@@ -89,6 +92,7 @@ class Statistics:
             "model_hash": self.model_hash,
             "data_hash": self.data_hash,
             "samples": self.samples,
+            "generated": self.generated,
             "tensors": {name: s.to_json() for name, s in self.tensors.items()},
             "per_channel": {
                 name: {"axis": c.axis, "low": c.low.tolist(), "high": c.high.tolist()}
@@ -119,6 +123,7 @@ class Statistics:
                 model_hash=str(data["model_hash"]),
                 data_hash=str(data["data_hash"]),
                 samples=int(data["samples"]),
+                generated=bool(data["generated"]),
                 tensors={str(name): TensorSketch.from_json(s) for name, s in data["tensors"].items()},
                 per_channel={
                     str(name): ChannelRange(
@@ -143,8 +148,11 @@ _SATURATED = 0.02
 
 
 def review(stats: Statistics, notes: Diagnostics, *, where: Location | None = None) -> None:
-    """Say what is wrong with the data or the model, as far as its tensors show: EC0722 to EC0726."""
+    """Say what is wrong with the data or the model, as far as its tensors show: EC0722 to EC0727."""
     place = where or Location()
+    if stats.generated:
+        what = "the model was calibrated with made-up samples: its ranges have nothing to do with those of real inputs"
+        notes.warn("EC0727", what, place, "give real inputs before anyone judges or ships the result")
     tensors = {name: s for name, s in stats.tensors.items() if not s.empty}
     bad = [n for n, s in stats.tensors.items() if s.not_finite or math.isinf(s.low) != s.empty]
     if bad:
@@ -180,6 +188,34 @@ def _enough(stats: Statistics, tensors: dict[str, TensorSketch], notes: Diagnost
     )
     what = f"{stats.samples} calibration sample{'s are' if stats.samples != 1 else ' is'} too few to be sure of ranges"
     notes.warn("EC0726", what + known, place, "100 to 500 samples that differ are usual")
+
+
+_OUTSIDE = 0.01
+"""Part of a tensor's elements beyond the calibrated range that says: other data."""
+
+
+def unlike(stats: Statistics, others: Statistics, notes: Diagnostics, *, where: Location | None = None) -> None:
+    """Say whether other samples, those for verification, go beyond what calibration saw: EC0728.
+
+    `others`: of the same graph. Of each tensor the range that holds 99.9 % of the calibrated elements is compared.
+    """
+    beyond: dict[str, float] = {}
+    for name, seen in others.tensors.items():
+        known = stats.tensors.get(name)
+        if known is None or known.empty or seen.empty:
+            continue
+        low, high = known.bulk()
+        outside = seen.share_outside(low, high)
+        if outside > _OUTSIDE:
+            beyond[name] = outside
+    if beyond:
+        worst = sorted(beyond, key=lambda n: -beyond[n])
+        more = f", and of {len(worst) - 1} other tensors more than {_OUTSIDE:.0%}" if len(worst) > 1 else ""
+        what = (
+            f"the samples for verification are unlike those for calibration: {beyond[worst[0]]:.0%} of the values of "
+            f"{worst[0]} lie outside of the range that held 99.9%{more}"
+        )
+        notes.warn("EC0728", what, where or Location(), "calibrate with inputs of the same source and preparation")
 
 
 def last_growth(sketch: TensorSketch) -> float:

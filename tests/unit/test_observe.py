@@ -199,6 +199,9 @@ def test_the_samples_are_read_once_and_progress_is_told():
     assert passes == 1
     assert seen == [1, 2, 3, 4, 5]
     assert stats.data_hash == source.digest()
+    assert not stats.generated
+    made_up = Samples(lambda: iter(inputs(2)), describe="two", generated=True)
+    assert observe(net(), ["y"], made_up, into=stats).generated
 
 
 def test_memory_does_not_grow_with_the_samples():

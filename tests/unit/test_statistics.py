@@ -10,7 +10,7 @@ import pytest
 
 from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.quantization.sketch import TensorSketch
-from edgec.quantization.statistics import ChannelRange, Statistics, last_growth, review
+from edgec.quantization.statistics import ChannelRange, Statistics, last_growth, review, unlike
 
 
 def stats_of(samples: int = 32, **tensors: object) -> Statistics:
@@ -111,3 +111,24 @@ def test_too_few_or_still_moving():
     assert [d.code for d in notes] == ["EC0726"]
     assert re.search("3 of 3 tensors still moved", notes.items[0].message)
     assert last_growth(TensorSketch()) == 0
+
+
+def test_made_up_samples_are_told_also_after_storing(tmp_path):
+    stats = stats_of(64, a=normal)
+    part = stats_of(64, a=normal)
+    part.generated = True
+    stats.merge(part)
+    stats.save(tmp_path / "c.json")
+    assert found(Statistics.load(tmp_path / "c.json")) == ["EC0727"]
+
+
+def test_other_samples_than_those_of_calibration():
+    stats = stats_of(64, a=normal, b=lambda i: np.abs(normal(i)))
+    for scale, codes in ((1, []), (3, ["EC0728"]), (0.1, [])):
+        notes = Diagnostics()
+        others = stats_of(8, a=lambda i, s=scale: s * normal(i + 100), b=lambda i, s=scale: s * np.abs(normal(i + 100)))
+        unlike(stats, others, notes)
+        assert [d.code for d in notes] == codes, scale
+    notes = Diagnostics()
+    unlike(stats, stats_of(8, c=normal), notes)
+    assert not notes.items
