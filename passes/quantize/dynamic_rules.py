@@ -136,6 +136,41 @@ def _unpack(data: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
     return np.stack([data & 15, data >> 4], axis=-1).reshape(data.shape[0], -1)
 
 
+@rule(contrib("DynamicQuantizeLSTM"))
+def dynamic_quantize_lstm(m: Match, rw: Rewriter) -> Result:
+    """LSTM on stored weights. W [directions, inputs, 4 hidden], where LSTM has the last two axes the other way round."""
+    x, w, r, b, lengths, h, c, peepholes, ws, wz, rs, rz = inputs_of(m, 12)
+    weights = _lstm_weight(rw, w, ws, wz), _lstm_weight(rw, r, rs, rz)
+    for found in weights:
+        if isinstance(found, Reject):
+            return found
+    reals = [v for v in weights if not isinstance(v, Reject)]
+    inputs = [x, *reals, b, lengths, h, c, peepholes]
+    while inputs[-1] is None:
+        inputs.pop()
+    return rw.ops("LSTM", *inputs, attrs=m.root.attributes, outputs=len(m.root.outputs))
+
+
+def _lstm_weight(
+    rw: Rewriter, stored: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None
+) -> ir.Value | Reject:
+    data, s, z = constant(stored), constant(scale), constant(zero)
+    if stored is None or data is None or s is None or z is None:
+        return Reject("a weight, or how it is stored, is computed at run time")
+    moved = np.ascontiguousarray(np.swapaxes(data, 1, 2))
+    directions, gates, _ = moved.shape
+    name = stored.name or "w_q"
+    whole = s.size == directions  # one scale a direction, or one a row of gates
+    if not whole and s.size != directions * gates:
+        return Reject("its scales are neither one a direction nor one a gate")
+    flat = moved if whole else moved.reshape(directions * gates, -1)
+    params = [rw.const(np.reshape(a, () if a.size == 1 else -1), f"{name}_{k}") for a, k in ((s, "scale"), (z, "zp"))]
+    real = dequantize(rw, rw.const(flat, name), params[0], params[1], 0)
+    if isinstance(real, Reject) or whole:
+        return real
+    return rw.op("Reshape", real, rw.const(np.asarray(moved.shape, np.int64), f"{name}.shape"))
+
+
 _stored = P.DynamicQuantizeLinear(var("x"), as_="range", shared_=True)
 
 
@@ -149,4 +184,4 @@ def drop_range_at_run_time(m: Match, rw: Rewriter) -> Result:
 
 
 DYNAMIC_RULES = RuleSet([scaled_integer, matmul_integer_to_float, dynamic_quantize_matmul, matmul_nbits])
-DROP_RANGES = RuleSet([drop_range_at_run_time])
+DROP_RANGES = RuleSet([drop_range_at_run_time, dynamic_quantize_lstm])

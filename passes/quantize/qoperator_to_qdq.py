@@ -2,7 +2,7 @@
 
 * ONNX: QLinearConv, QLinearMatMul; ConvInteger and MatMulInteger with the Cast and Mul that scale them;
 * ONNX Runtime's (`com.microsoft`): QLinearAdd, Mul, Concat, Where, Sigmoid, LeakyRelu, Softmax, AveragePool,
-  GlobalAveragePool, ReduceMean; QGemm, MatMulIntegerToFloat, DynamicQuantizeMatMul; MatMulNBits;
+  GlobalAveragePool, ReduceMean; QGemm, MatMulIntegerToFloat, DynamicQuantizeMatMul, DynamicQuantizeLSTM; MatMulNBits;
 * data movement on integers (MaxPool, Reshape, Transpose ...) between them.
 
 **Numbers.** Stored values stay the stored values, weights are not rounded again. Sums that were computed in integers are
@@ -10,7 +10,7 @@ computed in float, so a result that falls on the middle between two steps may co
 interpolates, which ONNX Runtime cuts off on integers.
 
 **Ranges taken at run time** (DynamicQuantizeLinear): float activations, by default; the weights stay as they are stored.
-`dynamic=ranges` keeps DynamicQuantizeLinear, followed by DequantizeLinear.
+`dynamic=ranges` keeps DynamicQuantizeLinear, followed by DequantizeLinear (and DynamicQuantizeLSTM, which hides them).
 
 What is left of the integer ops is told in a note (EC0790) with the reason.
 """
@@ -55,7 +55,7 @@ class QoperatorToQdq(Pass):
             dropped = rewrite_result(DROP_RANGES.apply(graph), ctx)
             stats |= dropped.stats
             changed |= dropped.changed
-        _tell_left(graph, ctx, [r.name for r in rules.rules])
+        _tell_left(graph, ctx, [r.name for r in (rules + DROP_RANGES).rules])
         if changed and CONTRIB in graph.model.opset_imports and all(n.domain != CONTRIB for n in graph.nodes()):
             del graph.model.opset_imports[CONTRIB]
         return PassResult(changed, stats)

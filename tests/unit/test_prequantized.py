@@ -250,6 +250,28 @@ def test_matmul_nbits(bits: int, zero_points: bool) -> None:
     assert sqnr(want, got) > 100
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("per_gate", [True, False])
+def test_dynamic_quantize_lstm(directions: int, per_gate: bool) -> None:
+    hidden, inputs = 8, 12
+    gates = 4 * hidden
+    shape = (directions, gates) if per_gate else (directions,)
+    weights: dict[str, Array] = {"b": RNG.standard_normal((directions, 2 * gates)).astype(np.float32)}
+    for name, rows in (("w", inputs), ("r", hidden)):
+        weights[name] = RNG.integers(-127, 128, (directions, rows, gates)).astype(np.int8)
+        weights[f"{name}s"] = (RNG.uniform(0.5, 1, shape) * 0.008).astype(np.float32)
+        weights[f"{name}z"] = np.zeros(shape, np.int8)
+    names = ["x", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]
+    direction = "forward" if directions == 1 else "bidirectional"
+    node = ms("DynamicQuantizeLSTM", names, hidden_size=hidden, direction=direction)
+    g = graph_of([node], {"x": (TensorProto.FLOAT, [5, 2, inputs])}, {"y": (TensorProto.FLOAT, 4)}, **weights)
+    x = RNG.standard_normal((5, 2, inputs)).astype(np.float32)
+    want, got, after = float_results(g, {"x": x}, "qoperator-to-qdq,fold-constants")
+    assert quantization_form(after).form == "weight-only"
+    assert after.op_counts()["LSTM"] == 1
+    assert sqnr(want, got) > 35, "only the activations are no longer rounded"
+
+
 def test_what_is_left_has_a_reason() -> None:
     text = "g (uint8[3,2] x) => (int32[3,4] y) <int8[2,4] w = {1,2,3,4,5,6,7,8}> { y = MatMulInteger(x, w) }"
     ctx = PassContext()
