@@ -7,18 +7,16 @@ its pairs (`float_view`), as the quantising pass asks it.
 
 from __future__ import annotations
 
-from edgec.graph import Graph, ir
+from edgec.graph import Graph
 from edgec.infer import infer_shapes
 from edgec.quantization.findings import Finding, Report, summarise
 from edgec.quantization.lint_kernels import KernelRules
 from edgec.quantization.lint_tensors import TensorRules
-from edgec.quantization.pairs import float_view, is_linear, linears, with_constants
+from edgec.quantization.pairs import float_view, is_integer_op, is_linear, linears, with_constants
 from edgec.specs.conditions import Setting
 from edgec.specs.scheme import Scheme
 
-__all__ = ["Finding", "is_integer_op", "lint", "summarise"]
-
-INTEGER_OPS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
+__all__ = ["Finding", "lint", "summarise"]
 
 
 def lint(graph: Graph, scheme: Scheme, setting: Setting, *, newest_opset: int | None = None) -> list[Finding]:
@@ -48,8 +46,3 @@ def lint(graph: Graph, scheme: Scheme, setting: Setting, *, newest_opset: int | 
     for lin in linears(stored):
         tensors.activation(lin)
     return report.in_order()
-
-
-def is_integer_op(node: ir.Node) -> bool:
-    """Whether the node computes on integers in a form other than Q/DQ."""
-    return node.op_type.startswith("QLinear") or node.op_type in INTEGER_OPS

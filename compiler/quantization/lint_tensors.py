@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from edgec.diagnostics import Severity
-from edgec.graph import Graph, constant, ir, is_constant, static_shape
+from edgec.graph import Graph, constant, ir, is_constant
 from edgec.quantization.findings import Report
-from edgec.quantization.pairs import DQ, Linear, is_linear, limits_of, read_through, written_to
+from edgec.quantization.pairs import DQ, Linear, is_integer_op, is_linear, limits_of, read_through, written_to
 from edgec.quantization.params import SMALLEST_SCALE
 from edgec.specs.conditions import Setting
 from edgec.specs.scheme import OpRule, QuantKind, Scheme
@@ -70,11 +69,12 @@ class TensorRules:
         elif (scale < SMALLEST_SCALE).any():
             message = f"a scale is {float(scale.min()):g}, a denormal number: runtimes take it for 0 and divide by it"
             self.add(lin.node, "scale", message, "nothing that small is worth storing: use a larger scale")
-        shape = static_shape(lin.real) or static_shape(lin.stored)
-        if scale.ndim == 1 and lin.axis is not None and shape is not None and not lin.block:
-            length = shape[lin.axis] if lin.axis < len(shape) else None
-            if length != scale.size:
-                self.add(lin.node, "scale", f"{scale.size} scales along axis {lin.axis} of length {length}")
+        wrong = lin.misfit()
+        if wrong is not None:
+            rule = "granularity" if lin.block else "scale"
+            self.add(
+                lin.node, rule, wrong, "only the quantised axis may be blocked" if lin.block else None, Severity.ERROR
+            )
         if lin.dtype == "int32" and (lin.zero != 0).any():
             self.add(lin.node, "zero-point", "an int32 tensor has a zero point other than 0")
 
@@ -89,7 +89,7 @@ class TensorRules:
                     self.add(node, "pair", message, "both must have the same parameters")
             return
         for user, _ in lin.stored.uses():
-            if not is_linear(user, DQ):
+            if not is_linear(user, DQ) and not is_integer_op(user):
                 message = f"{user.op_type} {user.name!r} reads stored values without a DQ"
                 self.add(node, "pair", message, "put Q/DQ around ops; compilers move them", Severity.WARNING)
         if producer is not None and is_linear(producer, DQ):
@@ -174,15 +174,9 @@ class TensorRules:
                 lin.node, "granularity", f"blocks of {lin.block}; the target documents {names}", None, Severity.WARNING
             )
         axis = rule.block_axis % rank if rule.block_axis is not None and rank else rule.block_axis
-        shape = static_shape(lin.stored)
         if lin.axis != axis:
             message = f"blocks along axis {lin.axis}; products are summed along axis {axis}"
             self.add(lin.node, "granularity", message, "cut the weight along the axis that is summed", Severity.ERROR)
-        elif shape is not None and lin.scale is not None and axis is not None:
-            form = tuple(math.ceil(d / lin.block) if i == axis else d for i, d in enumerate(shape))
-            if lin.scale.shape != form:
-                message = f"scales of shape {list(lin.scale.shape)}; blocks of {lin.block} along axis {axis} need {list(form)}"
-                self.add(lin.node, "granularity", message, "only the quantised axis may be blocked", Severity.ERROR)
 
     def _bias(self, node: ir.Node, i: int, lin: Linear, rule: OpRule | None) -> None:
         if self.scheme.bias == "float":
@@ -210,18 +204,19 @@ class TensorRules:
             what = "input" if x is None else "weight"
             self.add(lin.node, "bias", f"the bias of {node.name!r} is int32, but its {what} is not stored")
             return
-        if x.scale is None or w.scale is None or lin.scale is None or w.block:
+        if x.scale is None or w.scale is None or lin.scale is None or w.block or x.scale.ndim:
             return  # said already
-        wanted = x.scale * w.scale
-        if lin.scale.size % wanted.size == 0:  # groups of a transposed convolution have the weight's scales each
-            wanted = np.tile(wanted.reshape(-1), lin.scale.size // wanted.size)
-        fits = wanted.size in (1, lin.scale.size) or lin.scale.size == 1
-        if not fits or not np.allclose(lin.scale.reshape(-1), wanted.reshape(-1), rtol=BIAS_TOLERANCE, atol=0):
-            message = f"the scale of the bias of {node.name!r} is not that of input times weight"
-            if fits:
-                worst = float(np.max(np.abs(lin.scale.reshape(-1) / wanted.reshape(-1) - 1)))
-                message += f" (up to {worst:.2g} off)"
-            self.add(lin.node, "bias", message, "integer kernels add it to sums of that scale, whatever the DQ says")
+        wanted, have = (x.scale * w.scale).reshape(-1), lin.scale.reshape(-1)
+        if wanted.size and have.size % wanted.size == 0:  # each group of a ConvTranspose has the weight's scales
+            wanted = np.tile(wanted, have.size // wanted.size)
+        message = f"the scale of the bias of {node.name!r} is not that of input times weight"
+        hint = "integer kernels add it to sums of that scale, whatever the DQ says"
+        if wanted.shape != have.shape and have.size != 1:
+            self.add(lin.node, "bias", f"{message} ({have.size} scales, {wanted.size} expected)", hint)
+        elif not np.allclose(have, wanted, rtol=BIAS_TOLERANCE, atol=0):
+            with np.errstate(invalid="ignore"):  # an infinite scale was told already
+                worst = float(np.max(np.abs(have - wanted) / np.maximum(np.abs(wanted), SMALLEST_SCALE)))
+            self.add(lin.node, "bias", f"{message} (up to {worst:.2g} off)", hint)
 
     def _constant(self, lin: Linear, node: ir.Node) -> None:
         """A constant that is neither weight nor bias of a rule: stored as activations or weights are."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgec.graph import Graph, attribute, constant, ir, is_constant
+from edgec.graph import Graph, attribute, constant, ir, is_constant, static_shape
 from edgec.quantization.params import LIMITS
 from edgec.specs.conditions import dtype_name
 
@@ -19,6 +19,8 @@ Array = npt.NDArray[Any]
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 DOMAINS = ("", "com.microsoft")
 """ONNX Runtime has the same two ops in its own domain, for 16-bit types in models older than opset 21."""
+
+INTEGER_OPS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,30 @@ class Linear:
         shape = self.real.shape if self.real.shape is not None else self.stored.shape
         return axis + shape.rank() if axis < 0 and shape is not None else axis
 
+    def misfit(self) -> str | None:
+        """What is wrong with the number of scales and zero points; None where they fit the tensor, or it has no shape."""
+        scale, zero = self.scale, self.zero
+        if scale is None or zero is None:
+            return None
+        if zero.ndim and zero.shape != scale.shape:
+            return f"{zero.size} zero points and {scale.size} scales"
+        shape = static_shape(self.real) or static_shape(self.stored)
+        if shape is None or scale.ndim == 0:
+            return None
+        axis = self.axis
+        if axis is None or not 0 <= axis < len(shape):
+            return f"scales along axis {axis} of a tensor of rank {len(shape)}"
+        if self.block < 0:
+            return f"blocks of {self.block}"
+        if self.block:
+            form = tuple(-(-d // self.block) if i == axis else d for i, d in enumerate(shape))
+            if scale.shape != form:
+                have = list(scale.shape)
+                return f"scales of shape {have}; blocks of {self.block} along axis {axis} need {list(form)}"
+        elif scale.shape != (shape[axis],):
+            return f"{scale.size} scales along axis {axis} of length {shape[axis]}"
+        return None
+
     def same(self, other: Linear) -> bool:
         """Whether both store in the same way: type, scale and zero point, to float32's precision."""
         if self.scale is None or other.scale is None or self.zero is None or other.zero is None:
@@ -99,7 +125,7 @@ class Linear:
             and self.scale.shape == other.scale.shape
             and self.axis == other.axis
             and bool(np.allclose(self.scale, other.scale, rtol=1e-6, atol=0))
-            and bool((self.zero == other.zero).all())
+            and np.array_equal(self.zero, other.zero)
         )
 
     def says(self) -> str:
@@ -131,6 +157,11 @@ class Linear:
 def is_linear(node: ir.Node | None, op: str = "") -> bool:
     """Whether the node is a Q or DQ (or just the one named)."""
     return node is not None and node.domain in DOMAINS and node.op_type in ((op,) if op else (Q, DQ))
+
+
+def is_integer_op(node: ir.Node) -> bool:
+    """Whether the node computes on integers in a form other than Q/DQ."""
+    return node.op_type.startswith("QLinear") or node.op_type in INTEGER_OPS
 
 
 def linears(graph: Graph) -> Iterator[Linear]:
@@ -194,7 +225,7 @@ def float_view(graph: Graph) -> tuple[Graph, dict[ir.Node, ir.Node]]:
     return view, of
 
 
-def _reals(dq: Linear, stored: ir.Value, dtype: ir.DataType) -> ir.Tensor:
+def _reals(dq: Linear, stored: ir.Value, dtype: ir.DataType) -> ir.TensorProtocol:
     data = dq.dequantized(stored)
     assert data is not None  # the caller looked
     return ir.Tensor(data.astype(dtype.numpy()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from edgec.passes.quantize.quantize import Quantize
 from edgec.pipeline import PassContext, PassManager
 from edgec.plugins import Registry
 from edgec.quantization.lint import lint
-from edgec.quantization.pairs import is_quantized
+from edgec.quantization.pairs import is_linear, is_quantized
 from edgec.recipe import build_passes
 from edgec.samples import Samples
 from edgec.specs.conditions import Setting
@@ -121,11 +122,13 @@ def test_quantised_for_every_scheme(scheme: str, cases: list[Case]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", builtin_schemes())
-def test_many_graphs_for_every_scheme(scheme: str, cases: list[Case]) -> None:
+@pytest.mark.parametrize("first", range(FEW, FEW + MANY, 50))
+def test_many_graphs_for_every_scheme(first: int, cases: list[Case]) -> None:
     random_graphs = importlib.import_module("random_graphs")  # where `cases` found it
-    for seed in range(FEW, FEW + MANY):
-        check_case(make_case(random_graphs, seed), scheme)
+    for seed in range(first, first + 50):
+        case = make_case(random_graphs, seed)
+        for scheme in builtin_schemes():
+            check_case(case, scheme)
 
 
 @pytest.mark.parametrize("scheme", ["tflite-int8", "tensorrt-int8"])
@@ -161,6 +164,58 @@ def test_a_wrong_scale_is_noticed(cases: list[Case]) -> None:
         assert "bias" in {f.rule for f in found}, f"seed {case.seed}"
         noticed += 1
     assert noticed >= 3
+
+
+def test_broken_pairs_are_reported_not_raised(cases: list[Case]) -> None:
+    """Whatever is wrong with a Q or DQ: the linter answers, and mostly with an error."""
+    answered = 0
+    told = 0
+    for case in cases[:20]:
+        graph = case.graph.clone()
+        Quantize(scheme="tflite-int8").run(graph, PassContext(calibration=case.calibration()))
+        for i in range(10):
+            broken = graph.clone()
+            if not _break(broken, random.Random(case.seed * 100 + i)):
+                break
+            for name in ("tflite-int8", "tensorrt-int4"):
+                found = lint(broken, builtin_scheme(name), Setting("int8", "", graph.opset))
+                answered += 1
+                told += any(f.severity is Severity.ERROR for f in found)
+    assert answered >= 100
+    assert told >= answered // 2
+
+
+def _break(graph: Graph, rng: random.Random) -> bool:
+    """Spoil one pair. False where there is none."""
+    nodes = [n for n in graph.nodes() if is_linear(n)]
+    if not nodes:
+        return False
+    node = rng.choice(nodes)
+
+    def weight(data: Any) -> ir.Value:
+        tensor = ir.tensor(data, name=graph.fresh("spoilt"))
+        value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        graph.model.graph.register_initializer(value)
+        return value
+
+    match rng.randrange(8):
+        case 0:
+            node.replace_input_with(2, None)
+        case 1:
+            node.replace_input_with(1, weight(np.ones(rng.choice([0, 2, 3, 7]), np.float32)))
+        case 2:
+            node.attributes["axis"] = ir.AttrInt64("axis", rng.choice([-9, -1, 0, 1, 7]))
+        case 3:
+            node.replace_input_with(1, graph.inputs[0])
+        case 4:
+            node.replace_input_with(2, weight(np.zeros(rng.choice([1, 3]), rng.choice([np.uint8, np.int16, np.int32]))))
+        case 5:
+            node.attributes["block_size"] = ir.AttrInt64("block_size", rng.choice([-1, 2, 100]))
+        case 6:
+            node.outputs[0].shape = node.outputs[0].type = None
+        case 7:
+            node.replace_input_with(1, weight(np.float32(rng.choice([0, np.nan, -1, np.inf, 1e-42]))))
+    return True
 
 
 def _scales_a_biased_weight(node: ir.Node) -> bool:
