@@ -98,6 +98,8 @@ def quantize(
         instruments=instruments, registry=registry, ctx=ctx,
     )  # fmt: skip
     notes.raise_if_errors()
+    if samples is not None and checked is not None and ctx.quantization is not None:
+        _judge_data(ctx.quantization, checked, notes)
     comparison = None
     if checked is not None:
         from edgec.runtime import Session
@@ -110,6 +112,18 @@ def quantize(
     return Quantized(
         lowered.graph, ctx.quantization, comparison, lowered.records, lowered.pipeline, notes, seconds, lowered.mixed
     )
+
+
+def _judge_data(record: QuantRecord, samples: Samples, notes: Diagnostics) -> None:
+    """Say where the samples for verification are unlike those that ranges were chosen by."""
+    from edgec.quantization.observe import observe
+    from edgec.quantization.statistics import unlike
+
+    if record.statistics is None:
+        return
+    known = {v.name for v in record.reference.inputs} | {v.name for n in record.reference.nodes() for v in n.outputs}
+    values = [name for name in record.statistics.tensors if name in known]
+    unlike(record.statistics, observe(record.reference, values, samples.take(JUDGED_SAMPLES)), notes)
 
 
 def with_options(steps: Sequence[Step], name: str, options: Mapping[str, Any]) -> list[Step]:
