@@ -37,8 +37,9 @@ _LISTED = 3
 class AdoptQuantized(Pass):
     """`scheme`: a name of specs/quantization; by default that of the target's precision.
 
-    `otherwise`: where there is none, "keep" leaves the model as it is (its Q/DQ are computed as they stand), "float"
-    dequantises it. Without target and scheme nothing is done.
+    `otherwise`: where it has none, "keep" goes by the scheme of another precision of the target: its Q/DQ are computed as
+    they stand, whatever the rest is computed in. A target without any scheme, or one that reads integer ops, takes the model
+    as it is. "float" dequantises it. Without target and scheme nothing is done.
     """
 
     scheme: str = ""
@@ -52,12 +53,14 @@ class AdoptQuantized(Pass):
         if form.form == "none" or (ctx.target is None and not self.scheme):
             return PassResult(False)
         scheme, place = self._scheme(ctx), Location(graph.source)
-        who = scheme.name if scheme is not None else f"{ctx.target.name if ctx.target else '?'} at {ctx.precision}"
-        if scheme is None and self.otherwise == "keep":
+        if scheme is None and self.otherwise == "float":
+            who = f"{ctx.target.name if ctx.target is not None else '?'} at {ctx.precision}"
+            return self._to_float(graph, ctx, f"the model arrives quantised: {form}; {who} computes in float")
+        scheme = scheme or _of_another_precision(ctx)
+        if scheme is None:
             ctx.diagnostics.note("EC0792", f"the model arrives quantised: {form}; kept as it is", place)
             return PassResult(False)
-        if scheme is None:
-            return self._to_float(graph, ctx, f"the model arrives quantised: {form}; {who} computes in float")
+        who = scheme.name
         stats = _fit(graph, ctx, scheme)
         errors = _errors(graph, ctx, scheme)
         if errors:
@@ -84,6 +87,16 @@ class AdoptQuantized(Pass):
         hint = "give calibration data and edgec quantises it anew, or quantise it for this target where it comes from"
         ctx.diagnostics.warn("EC0793", what, Location(graph.source), hint)
         return Dequantize().run(graph, ctx)
+
+
+def _of_another_precision(ctx: PassContext) -> Scheme | None:
+    """What the target's compiler reads, even where the rest is in float; None where it reads anything."""
+    spec = ctx.target
+    schemes = (
+        [p.quantization for p in spec.precisions.values() if p.quantization is not None] if spec is not None else []
+    )
+    first = next((s for s in schemes if s.mode == "static"), None)
+    return None if first is None or first.integer_ops else first
 
 
 def _summary(errors: list[Finding]) -> str:
