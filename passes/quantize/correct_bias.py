@@ -43,7 +43,7 @@ class CorrectBias(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         record, calibration = calibration_of(self.name, ctx)
-        layers = [layer for layer in find_layers(graph, record.reference) if layer.takes_bias]
+        layers = [layer for layer in find_layers(graph, record) if layer.takes_bias]
         samples = staged_samples(record.reference, calibration, self.samples, self.memory)
         quantized, floating = StagedRun(graph, samples), StagedRun(record.reference, samples)
         corrected = 0

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from edgec.diagnostics import error
 from edgec.graph import Graph, ir
 from edgec.passes.quantize.channels import Channels, ScalableLayer, find_channels
+from edgec.passes.quantize.noise import noise_over_signal
 from edgec.pipeline import Pass, PassContext, PassResult
 from edgec.runtime import Session
 
@@ -195,21 +196,15 @@ def _power(graph: Graph, found: Channels, samples: Samples) -> dict[str, Array]:
 
 
 def _noise(layer: ScalableLayer, factors: Array, ranges: dict[str, Array], power: dict[str, Array]) -> float:
-    """Noise at the layer's output over its signal, for int8: steps of the input and of the weight are uniform errors."""
+    """Noise at the layer's output over its signal."""
     name = layer.linear.x.name or ""
     if name not in ranges:
         return 0.0
     rows, ids = layer.rows()
-    square = np.zeros(len(factors))
-    square[layer.reads] = power[name]
-    s, x2 = factors[ids], square[ids]  # [groups, k]
-    scaled = rows / s[:, None, :]
-    step = float((factors[layer.reads] * ranges[name]).max()) / 255
-    steps = np.abs(scaled).max(axis=2) / 127  # [groups, outputs/group]
-    noise = step**2 / 12 * np.square(scaled).sum()
-    noise += (np.square(steps).sum(axis=1) / 12 * (np.square(s) * x2).sum(axis=1)).sum()
-    signal = (np.square(rows).sum(axis=1) * x2).sum()
-    return float(noise / signal) if signal > 0 else 0.0
+    groups, k = ids.shape
+    each = k * groups // len(layer.reads)  # kernel positions a channel
+    largest, square = (np.repeat(a[name].reshape(groups, -1), each, axis=1) for a in (ranges, power))
+    return noise_over_signal(rows, factors[ids], largest, square)
 
 
 def _apply(graph: Graph, layer: ScalableLayer, factors: Array) -> bool:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph, attribute, constant, ir, is_constant
 from edgec.quantization.params import LIMITS, QuantParams
+from edgec.quantization.record import QuantRecord
+from edgec.specs.scheme import QuantKind
 
 Array = npt.NDArray[Any]
 Vector = npt.NDArray[np.float64]
@@ -32,6 +34,8 @@ class Layer:
     node: ir.Node
     reference: ir.Node
     dequantize: ir.Node
+    narrow: bool = False
+    """Whether the lowest integer stays unused."""
 
     @property
     def name(self) -> str:
@@ -70,7 +74,7 @@ class Layer:
 
     @cached_property
     def params(self) -> QuantParams:
-        """How the weight is stored. `narrow` where the lowest value is not used."""
+        """How the weight is stored."""
         scale = np.asarray(constant(_given(self.dequantize, 1)), np.float32)
         zero_value = self.dequantize.inputs[2] if len(self.dequantize.inputs) > 2 else None
         zero = (
@@ -79,9 +83,7 @@ class Layer:
         dtype = self.stored.dtype.name.lower()
         block = int(attribute(self.dequantize, "block_size") or 0) or None
         axis = int(attribute(self.dequantize, "axis")) % len(self.stored.shape) if scale.ndim else None
-        low = LIMITS.get(dtype, (0, 0))[0]
-        narrow = low < 0 and not (self.integers() == low).any()
-        return QuantParams(scale, zero, dtype, axis, block, narrow)
+        return QuantParams(scale, zero, dtype, axis, block, self.narrow)
 
     def integers(self) -> npt.NDArray[np.int32]:
         """The stored weight."""
@@ -137,6 +139,28 @@ class Layer:
             return False
         _replace(_given(self.dequantize, 0), integers)
         return True
+
+    @property
+    def owns_scale(self) -> bool:
+        """Whether nothing else depends on the weight's scale: no other node reads it, no bias is stored by it."""
+        values = [v for v in self.dequantize.inputs[1:3] if v is not None]
+        bias = self.node.inputs[2] if len(self.node.inputs) > 2 else None
+        return all(len(v.uses()) == 1 for v in values) and (bias is None or _dequantized(bias) is None)
+
+    def kind(self, symmetric: bool) -> QuantKind:
+        """What the weight is stored as."""
+        p = self.params
+        per: Literal["tensor", "channel", "block"] = "tensor" if p.axis is None else "block" if p.block else "channel"
+        return QuantKind.model_validate(
+            {"dtype": p.dtype, "symmetric": symmetric, "narrow": p.narrow, "per": per, "block": p.block}
+        )
+
+    def set_params(self, p: QuantParams) -> None:
+        """Other scales and zero points, of the same shapes and type."""
+        _replace(_given(self.dequantize, 1), p.scale)
+        if len(self.dequantize.inputs) > 2 and self.dequantize.inputs[2] is not None:
+            _replace(self.dequantize.inputs[2], p.zero_point)
+        self.params = p
 
     def reference_bias(self) -> Vector:
         """The bias of the float layer; zeros where it has none."""
@@ -230,8 +254,9 @@ class Layer:
         return True
 
 
-def find_layers(graph: Graph, reference: Graph) -> list[Layer]:
+def find_layers(graph: Graph, record: QuantRecord) -> list[Layer]:
     """The layers of the main graph whose stored weight is theirs alone, in execution order."""
+    reference = record.reference
     by_output = {v.name: n for n in reference.model.graph for v in n.outputs}
     by_name = {n.name: n for n in reference.model.graph if n.name}
     found: list[Layer] = []
@@ -246,7 +271,8 @@ def find_layers(graph: Graph, reference: Graph) -> list[Layer]:
             continue
         if node.op_type in ("Gemm", "MatMul") and len(_given(dq, 0).shape or ()) != 2:
             continue
-        found.append(Layer(node, twin, dq))
+        stored = record.weights.get(_given(dq, 0).name or "")
+        found.append(Layer(node, twin, dq, stored is not None and stored[1].narrow))
     return found
 
 

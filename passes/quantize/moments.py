@@ -64,6 +64,11 @@ class Moments:
             self.qq += x @ x.transpose(0, 2, 1)
             self.pending.clear()
 
+    def second(self) -> Array:
+        """Mean of x_q x_q^T over the columns."""
+        self._multiply()
+        return np.asarray(self.qq / self.n)
+
     def close(self, *, central: bool) -> None:
         """Means instead of sums. `central`: moments about the mean, for layers whose bias takes care of the mean."""
         self._multiply()

@@ -57,7 +57,7 @@ class RoundWeights(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         record, calibration = calibration_of(self.name, ctx)
-        layers = [x for x in find_layers(graph, record.reference) if x.node.op_type != "ConvTranspose"]
+        layers = [x for x in find_layers(graph, record) if x.node.op_type != "ConvTranspose"]
         samples = staged_samples(record.reference, calibration, self.samples, self.memory)
         quantized, floating = StagedRun(graph, samples), StagedRun(record.reference, samples)
         rounded = biases = 0

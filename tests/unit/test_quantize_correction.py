@@ -67,7 +67,7 @@ def _quantized(bits: int = 4) -> tuple[Graph, Graph, PassContext]:
     quantized, ctx = graph.clone(), PassContext(precision="int8", calibration=_samples(40, 1))
     Quantize(scheme="onnxruntime-int8").run(quantized, ctx)
     assert ctx.quantization is not None
-    for layer in find_layers(quantized, ctx.quantization.reference):
+    for layer in find_layers(quantized, ctx.quantization):
         step = 2 ** (8 - bits)
         coarse = np.rint(layer.integers() / step) * step
         layer.store(np.clip(coarse, *layer.params.limits).astype(np.int32))
@@ -165,7 +165,7 @@ def test_columns_are_im2col(stride: int, groups: int) -> None:
     ctx.calibration = Samples(lambda: iter([{"x": x}]), describe="x", count=1)
     Quantize(scheme="onnxruntime-int8").run(quantized, ctx)
     assert ctx.quantization is not None
-    layer = find_layers(quantized, ctx.quantization.reference)[0]
+    layer = find_layers(quantized, ctx.quantization)[0]
     got = layer.rows(layer.float_weight()) @ columns(layer, x, 1000, rng)
     want = Session(graph).run({"x": x})["y"]
     np.testing.assert_allclose(got.reshape(8, -1), want.reshape(8, -1), rtol=1e-4, atol=1e-5)
