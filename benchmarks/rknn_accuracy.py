@@ -1,8 +1,9 @@
 """Top-1 of what the RKNN compiler built, run in its simulator, beside the float model: same images, same judge.
 
     EDGEC_EVAL_DIR=... python benchmarks/rknn_accuracy.py --task mobilenet_v2 --precision fp16 int8 --limit 900
+    EDGEC_EVAL_DIR=... python benchmarks/rknn_accuracy.py --precision int8 --quantizer sdk edgec    # who quantises better
 
-Prints one Markdown row a precision. The images and labels are those
+Prints one Markdown row a precision and quantiser. The images and labels are those
 that evaluate.py of EDGEC_EVAL_DIR judges with.
 """
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--task", default="mobilenet_v2", choices=SHAPES)
     parser.add_argument("--target", default="rk3588")
     parser.add_argument("--precision", nargs="+", default=["fp16"])
+    parser.add_argument("--quantizer", nargs="+", default=["best"], choices=["best", "edgec", "sdk"], help="for int8")
     parser.add_argument("--limit", type=int, default=0, help="judged images (default: all)")
     parser.add_argument("--calibration", type=int, default=100, help="calibration images for int8")
     args = parser.parse_args()
@@ -36,8 +38,10 @@ def main() -> None:
     import evaluate  # type: ignore[import-not-found]
 
     model = home / "models" / f"{args.task}.onnx"
-    print("| task | precision | images | float top-1 % | simulator top-1 % | agreement % | SQNR dB | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| task | precision | quantised by | images | float top-1 % | simulator top-1 % | agreement % | SQNR dB | seconds |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         images, calib = Path(scratch, "images"), Path(scratch, "calib")
         images.mkdir()
@@ -48,7 +52,8 @@ def main() -> None:
             labels.append(label)
         for i, x in enumerate(islice(evaluate.calibration(args.task), args.calibration)):
             np.save(calib / f"{i:05}.npy", x)
-        for precision in args.precision:
+        runs = [(p, q) for p in args.precision for q in (args.quantizer if p == "int8" else ["best"])]
+        for precision, quantizer in runs:
             start = time.perf_counter()
             compiled = edgec.compile(
                 model,
@@ -57,6 +62,7 @@ def main() -> None:
                 samples=images,
                 calibration=calib if precision == "int8" else None,
                 input_shapes=[SHAPES[args.task]],
+                options={"quantizer": quantizer},
             )
             seconds = time.perf_counter() - start
             simulated = compiled.artifact.simulated
@@ -69,7 +75,7 @@ def main() -> None:
             assert compiled.report.verification.comparison is not None
             sqnr = compiled.report.verification.comparison["outputs"][0]["sqnr_db"]
             print(
-                f"| {args.task} | {precision} | {len(labels)} | {right[1]:.2f} | {right[0]:.2f} | "
+                f"| {args.task} | {precision} | {compiled.artifact.facts.get('quantizer', '')} | {len(labels)} | {right[1]:.2f} | {right[0]:.2f} | "
                 f"{100 * np.mean(ours == floats):.2f} | {sqnr:.1f} | {seconds:.0f} |",
                 flush=True,
             )

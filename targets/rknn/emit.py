@@ -129,6 +129,8 @@ def _the_one_left(
         job.diagnostics.warn("EC0469", what, hint="--option quantizer=edgec does not try")
         return theirs, {"quantizer": "edgec", "the SDK's quantisation": f"not built: {why}"}
     assert failure is not None  # both failed: what the SDK said of the graph without Q/DQ is the simpler story
+    assert refusal is not None
+    failure.add_note(f"with edgec's own quantisation it failed too: {refusal.diagnostics[0].message}")
     raise failure
 
 

@@ -99,7 +99,17 @@ class Variant:
         if by == "sdk":
             request["calibration"] = write_samples(job.calibration, inputs, folder, "calibration", finite=True)
         path = job.logs / f"{log}.log"
-        build = Build(toolchain, request, folder, path, options.timeout, job.progress, worker, diagnostics)
+        label = "" if worker is not None or by != "edgec" else "with edgec's Q/DQ: "
+        build = Build(
+            toolchain,
+            request,
+            folder,
+            path,
+            options.timeout,
+            lambda text: job.progress(label + text),
+            worker,
+            diagnostics,
+        )
         return cls(by, model, names, build, diagnostics)
 
     def run(self) -> Built:

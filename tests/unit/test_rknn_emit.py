@@ -460,8 +460,10 @@ def test_what_the_sdk_cannot_build_is_replaced_and_said() -> None:
     assert result.artifact.facts["quantizer"] == "edgec"
     assert "EC0469" in [d.code for d in found]
     for quantizer in ("best", "sdk"):
-        with pytest.raises(WorkerError, match=r"SIGSEGV \(sdk\)"):
+        with pytest.raises(WorkerError, match=r"SIGSEGV \(sdk\)") as caught:
             both(failing("edgec", "sdk"), quantizer)
+        said = [n for n in getattr(caught.value, "__notes__", ()) if "SIGSEGV (edgec)" in n]
+        assert bool(said) == (quantizer == "best")
     with pytest.raises(WorkerError, match=r"SIGSEGV \(edgec\)"):
         both(failing("edgec"), "edgec")
 
