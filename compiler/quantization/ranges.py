@@ -35,13 +35,13 @@ def choose_range(
     """The range [low, high] to cover, within the extremes seen.
 
     mse             least squared error of storing and reading back, both ends moved separately where the kind allows;
-                    cutting off weighs more than rounding, single samples do not set ends (`_CUT_OFF`, `_REACH`)
+                    cutting off weighs more than rounding, rare extremes do not set ends (`_CUT_OFF`, `_REACH`)
     minmax          everything that was seen
     moving-average  mean of the samples' extremes
     percentile      `percentile` % of the elements; the rest is cut off in equal parts at both ends
     entropy         least Kullback-Leibler divergence of the stored from the real distribution (Migacz, GTC 2017)
 
-    Of floating-point kinds, mse and entropy give minmax: their steps grow with the values. (0, 0) where nothing was seen.
+    Of floating-point and 16-bit kinds, mse and entropy give minmax: their steps are fine enough. (0, 0) where nothing was seen.
 
     Raises:
         EdgecError: EC0721 there is no such method or percentile.
@@ -59,7 +59,7 @@ def choose_range(
     if method == "percentile":
         return _percentile(sketch, kind, percentile)
     low, high = limits(kind)
-    if kind.dtype.startswith("float") or (method == "entropy" and high - low >= _FINE):
+    if kind.dtype.startswith("float") or high - low >= _FINE:
         return sketch.low, sketch.high
     return _entropy(sketch, kind) if method == "entropy" else _least_squares(sketch, kind)
 
@@ -164,8 +164,11 @@ activations, so that it does not average out in the layers after. 4 was the best
 models, by the SQNR of their outputs."""
 
 _REACH = 1.5
-"""Ends lie at most this much beyond the mean of the samples' own ends: what few samples reach would cost the precision
-of all others. (MobileNetV2: 3 dB; no loss on models without such samples.)"""
+"""Ends lie at most this much beyond the mean of the samples' own ends, or where they cut off `_RARE` of the elements: what
+few elements of few samples reach would cost the precision of all others. (MobileNetV2: 3 dB; no loss on models without
+such samples.)"""
+
+_RARE = 1e-4
 
 
 def _least_squares(sketch: TensorSketch, kind: QuantKind) -> tuple[float, float]:
@@ -175,7 +178,9 @@ def _least_squares(sketch: TensorSketch, kind: QuantKind) -> tuple[float, float]
     if kind.symmetric:
         end = max(abs(low), abs(high))
         end *= _search(lambda r: _error(values, counts, -end * r, end * r, kind))
-        end = min(end, _REACH * max(abs(sketch.low_mean), abs(sketch.high_mean)))
+        near = min(end, _REACH * max(abs(sketch.low_mean), abs(sketch.high_mean)))
+        if sketch.share_outside(-near, near) <= _RARE:
+            end = near
         return max(low, -end), min(high, end)
     if kind.zero_in_range:
         low, high = min(low, 0.0), max(high, 0.0)
@@ -187,12 +192,14 @@ def _least_squares(sketch: TensorSketch, kind: QuantKind) -> tuple[float, float]
         other = high * b
         if low < 0:
             a = _search(lambda r, other=other: _error(values, counts, low * r, np.full(r.shape, other), kind))  # type: ignore[misc]
-    low, high = low * a, high * b
-    if low < 0:
-        low = max(low, _REACH * min(sketch.low_mean, 0.0))
-    if high > 0:
-        high = min(high, _REACH * max(sketch.high_mean, 0.0))
-    return low, high
+    lowest, highest = _reach(sketch)
+    return (max(low * a, lowest) if low < 0 else low), (min(high * b, highest) if high > 0 else high)
+
+
+def _reach(sketch: TensorSketch) -> tuple[float, float]:
+    """The ends that `_REACH` and `_RARE` allow, one on each side of zero or at it."""
+    low = min(_REACH * sketch.low_mean, sketch.quantile(_RARE), 0.0)
+    return low, max(_REACH * sketch.high_mean, sketch.quantile(1 - _RARE), 0.0)
 
 
 def _search(cost: Callable[[Array], Array]) -> float:

@@ -109,11 +109,18 @@ def test_mse_keeps_the_clamp_of_relu6():
 
 def test_mse_does_not_follow_single_samples():
     usual = [rng.standard_normal(4096) for _ in range(40)]
-    odd = 30 * rng.standard_normal(4096)
+    odd = np.concatenate([rng.standard_normal(4090), [-100, -95, 90, 95, 100, 98]])
     low, high = choose_range(sketch(*usual, odd), UINT8, "mse")
-    assert -25 < low < -3
-    assert 3 < high < 25
+    assert -15 < low < -3
+    assert 3 < high < 15
+    assert choose_range(sketch(*usual, odd), INT8, "mse") == (pytest.approx(low, rel=0.5), pytest.approx(high, rel=0.5))
     assert sqnr(usual[0], (low, high), UINT8) > sqnr(usual[0], (-100, 100), UINT8) + 10
+
+
+def test_mse_keeps_what_many_samples_reach_with_few_elements():
+    """Scores of ten classes: each class is the largest in some samples only."""
+    scores = [np.where(np.arange(10) == i % 10, 10 + i % 7, rng.standard_normal(10)) for i in range(100)]
+    assert choose_range(sketch(*scores), UINT8, "mse")[1] > 15
 
 
 def test_entropy_cuts_a_long_tail_and_keeps_an_even_distribution():
