@@ -164,3 +164,20 @@ def test_unknown_methods_and_percentiles():
         choose_range(s, UINT8, "entropie")
     with pytest.raises(EdgecError, match="EC0721"):
         choose_range(s, UINT8, "percentile", percentile=0.999)
+
+
+def test_ends_that_much_of_a_tensor_reaches_are_kept():
+    """Lows of 0.3, -0.2 and -0.1 average to 0: that says nothing of how rare values below 0 are."""
+    samples = [np.array([0.3, 0.9]), np.array([-0.2, 1.0]), np.array([-0.1, 0.8])]
+    low, _ = choose_range(sketch(*samples), UINT8, "mse")
+    assert low <= -0.15
+    rare = [np.r_[np.linspace(0, 1, 5000), -0.01 * np.ones(3)] for _ in range(50)]
+    low, high = choose_range(sketch(*rare, np.r_[np.linspace(0, 1, 5000), 9.0]), UINT8, "mse")
+    assert high < 2  # one value of 250,000
+
+
+@pytest.mark.parametrize("method", ["mse", "entropy"])
+def test_16_bits_cover_everything(method: str):
+    x = DATA["heavy"]
+    low, high = choose_range(sketch(x), INT16, method)
+    assert (low, high) == pytest.approx((x.min(), x.max()))
