@@ -25,7 +25,7 @@ from edgec.samples import Samples
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_FIRST, _EACH = 1 << 16, 1 << 12
+_FIRST, _EACH = 1 << 15, 1 << 11
 """Elements of a tensor that go into its histogram: of the first sample, and at least of every other."""
 
 _AT_ONCE = 4
