@@ -48,7 +48,7 @@ class RoundWeights(Pass):
     samples: int = 64
     columns: int = 2048
     damping: float = 0.01
-    sweeps: int = 3
+    sweeps: int = 2
     memory: int = 1024
 
     name: ClassVar[str] = "round-weights"

@@ -69,10 +69,9 @@ def _error_feedback(w: Array, scale: Array, zero: Array, ends: tuple[int, int], 
 
 
 def _inverse_factor(h: Array) -> Array:
-    """Upper triangular U with U^T U = H^-1."""
-    inverse = np.linalg.inv(h)
-    inverse = (inverse + inverse.swapaxes(-1, -2)) / 2
-    return np.asarray(np.linalg.cholesky(inverse).swapaxes(-1, -2))
+    """Upper triangular U with U^T U = H^-1: from H = R R^T, R upper triangular, U = R^-1."""
+    backwards = np.linalg.cholesky(h[:, ::-1, ::-1])
+    return np.asarray(np.triu(np.linalg.inv(backwards[:, ::-1, ::-1])))
 
 
 def _descend(w: Array, q: Array, scale: Array, zero: Array, ends: tuple[int, int], h: Array) -> bool:
@@ -91,7 +90,7 @@ def _descend(w: Array, q: Array, scale: Array, zero: Array, ends: tuple[int, int
             if step.any():
                 moved = True
                 q[..., k] = best
-                inner -= step[..., None] * h[:, None, k, at:end]
+                inner[..., k + 1 - at :] -= step[..., None] * h[:, None, k, k + 1 : end]
                 steps[..., k - at] = step
         gradient -= steps @ h[:, at:end]
     return moved
