@@ -91,9 +91,9 @@ class _Finder:
                 self._pin_all(node)
             for body in bodies(node):
                 for inner in body.all_nodes():
-                    for v in inner.inputs:
-                        if v is not None and v in self.ids:
-                            self._pin(v)
+                    for used in inner.inputs:
+                        if used is not None and used in self.ids:
+                            self._pin(used)
         root = np.array([self._root(i) for i in range(len(self.parent))], np.int64)
         classes, number = np.unique(root, return_inverse=True)
         pinned = np.isin(classes, [self._root(i) for i in self.pins])

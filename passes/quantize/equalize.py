@@ -236,5 +236,5 @@ def _set(graph: Graph, node: ir.Node, i: int, data: Array) -> None:
     )  # fmt: skip
     graph.model.graph.register_initializer(value)
     node.replace_input_with(i, value)
-    if old.name in graph.model.graph.initializers and not old.uses():
+    if old.name is not None and old.name in graph.model.graph.initializers and not old.uses():
         del graph.model.graph.initializers[old.name]

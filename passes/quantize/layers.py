@@ -5,6 +5,7 @@ What correction passes share: finding such layers, reading and rewriting their w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -58,7 +59,7 @@ class Layer:
     @cached_property
     def channels(self) -> int:
         """Output channels."""
-        rows = self.rows(np.empty(self.stored.shape.numpy(), np.bool_))  # type: ignore[union-attr]
+        rows = self.rows(np.empty(self.stored.shape.numpy(), np.bool_))
         return int(rows.shape[0] * rows.shape[1])
 
     @property
@@ -115,8 +116,8 @@ class Layer:
             w = rows.reshape(g, shape[1], shape[0] // g, -1)
             return np.moveaxis(w, 1, 2).reshape(shape)
         if op == "Gemm" and attribute(self.node, "transB"):
-            return rows[0]
-        return rows[0].T
+            return np.asarray(rows[0])
+        return np.asarray(rows[0].T)
 
     def scale_rows(self) -> Vector:
         """The scale of every weight, in the shape of `rows`."""
@@ -257,7 +258,7 @@ class Layer:
 def find_layers(graph: Graph, record: QuantRecord) -> list[Layer]:
     """The layers of the main graph whose stored weight is theirs alone, in execution order."""
     reference = record.reference
-    by_output = {v.name: n for n in reference.model.graph for v in n.outputs}
+    by_output = {v.name: n for n in reference.model.graph for v in n.outputs if v.name}
     by_name = {n.name: n for n in reference.model.graph if n.name}
     found: list[Layer] = []
     for node in graph.model.graph:
@@ -266,7 +267,7 @@ def find_layers(graph: Graph, record: QuantRecord) -> list[Layer]:
         dq = _dequantized(node.inputs[1])
         if dq is None or len(dq.outputs[0].uses()) > 1 or len(_given(dq, 0).uses()) > 1:
             continue
-        twin = by_name.get(node.name) or by_output.get(_public_name(node.outputs[0]))
+        twin = by_name.get(node.name or "") or by_output.get(_public_name(node.outputs[0]) or "")
         if twin is None or twin.op_type != node.op_type or not is_constant(twin.inputs[1]):
             continue
         if node.op_type in ("Gemm", "MatMul") and len(_given(dq, 0).shape or ()) != 2:
@@ -320,12 +321,12 @@ def _initializer(graph: Graph, name: str, data: Array) -> ir.Value:
 
 def _dq(
     graph: Graph,
-    inputs: list[ir.Value | None],
+    inputs: Sequence[ir.Value | None],
     name: str,
     like: ir.Node | None,
     before: ir.Node,
     axis: int | None = None,
-) -> ir.Node | ir.Value:
+) -> ir.Value:
     attributes = dict(like.attributes.items()) if like is not None else {}
     if axis is not None:
         attributes["axis"] = ir.AttrInt64("axis", axis)

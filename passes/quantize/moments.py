@@ -41,7 +41,7 @@ class Moments:
 
     @classmethod
     def empty(cls, groups: int, k: int) -> Moments:
-        return cls(np.zeros((groups, k, k)), *(np.zeros((groups, k)) for _ in range(3)))
+        return cls(np.zeros((groups, k, k)), np.zeros((groups, k)), np.zeros((groups, k)), np.zeros((groups, k)))
 
     def add(self, x_q: Array) -> None:
         """Some columns [groups, k, n], float32."""

@@ -106,5 +106,5 @@ def _cost(rows: Array, p: QuantParams, ends: tuple[int, int], importance: Array 
     np.multiply(scratch, scale, out=scratch)
     np.subtract(scratch, rows, out=scratch)
     if importance is None:
-        return np.einsum("ij,ij->i", scratch, scratch, dtype=np.float64)
-    return np.einsum("ij,ij,ij->i", scratch, scratch, importance, dtype=np.float64)
+        return np.asarray(np.einsum("ij,ij->i", scratch, scratch, dtype=np.float64))
+    return np.asarray(np.einsum("ij,ij,ij->i", scratch, scratch, importance, dtype=np.float64))
