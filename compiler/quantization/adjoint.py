@@ -8,12 +8,12 @@ serves every value, where running the network with one error at a time takes as 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from edgec.graph import bodies, ir, is_constant
 from edgec.quantization.builder import Builder
-from edgec.quantization.derivatives import derivative, stops
+from edgec.quantization.derivatives import derivative, difference_rule, stops
 
 
 @dataclass
@@ -28,18 +28,31 @@ class Adjoint:
     of_values: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
 
-def add_adjoint(b: Builder, nodes: Collection[ir.Node], sources: Collection[ir.Value]) -> Adjoint:
+def add_adjoint(
+    b: Builder,
+    nodes: Collection[ir.Node],
+    sources: Collection[ir.Value],
+    twins: Mapping[ir.Node, ir.Node] | None = None,
+) -> Adjoint:
     """Extend the builder's graph by the gradients of all values that depend on `sources`.
 
     `nodes` are the forward ones, in execution order. An op that has no derivative (an LSTM, TopK, a loop) is assumed to
     hand on relative errors as they are: what it reads is weighted like an output, and listed in `ends`.
+    `twins`: the same nodes in a run with errors; gradients are then those of the step from one run to the other, so
+    that errors too large to be small (a value cut off before a Relu) count as what they really do.
     """
-    return _Builder(b, nodes, sources).build()
+    return _Builder(b, nodes, sources, twins or {}).build()
 
 
 class _Builder:
-    def __init__(self, b: Builder, nodes: Collection[ir.Node], sources: Collection[ir.Value]) -> None:
-        self.b, self.nodes = b, list(nodes)
+    def __init__(
+        self,
+        b: Builder,
+        nodes: Collection[ir.Node],
+        sources: Collection[ir.Value],
+        twins: Mapping[ir.Node, ir.Node],
+    ) -> None:
+        self.b, self.nodes, self.twins = b, list(nodes), twins
         self.varies = set(sources)
         self.made = Adjoint({}, [])
         self.parts: dict[ir.Value, list[ir.Value]] = {}
@@ -65,7 +78,8 @@ class _Builder:
         if rule is not None and all(_float32(v) for v in node.outputs[:1]):
             if not any(x is not None for x in g):
                 return
-            grads = rule(self.b, node, g)
+            twin = self.twins.get(node)
+            grads = rule(self.b, node, g) if twin is None else difference_rule(self.b, node, twin, g)
         if grads is None:
             self._end(node)
             return

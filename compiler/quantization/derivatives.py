@@ -8,6 +8,8 @@ no obstacle (`adjoint.py` says how it is treated). Each rule is checked against 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,6 +24,66 @@ Rule = Callable[[Builder, ir.Node, Sequence[ir.Value | None]], Gradients | None]
 def derivative(node: ir.Node) -> Rule | None:
     """The rule of a node's op."""
     return _RULES.get(node.op_type) if node.domain == "" else None
+
+
+@dataclass(frozen=True)
+class Midway:
+    """A node as rules see it, with values between those of two runs."""
+
+    domain: str
+    op_type: str
+    attributes: Any
+    inputs: Sequence[ir.Value | None]
+    outputs: Sequence[ir.Value]
+
+
+def difference_rule(b: Builder, node: ir.Node, twin: ir.Node, g: Sequence[ir.Value | None]) -> Gradients | None:
+    """As the rule of `node`, but for the finite step from its values to those of `twin`, the same op in another run.
+
+    Exact for functions of one input, products, and what is linear: the gradient times the change of the inputs is that
+    times the change of the output. The rest of what bends (softmax, normalisation) is taken halfway.
+    """
+    rule = derivative(node)
+    if rule is None:
+        return None
+    if rule in _OF_ONE:
+        exact = rule(b, node, g)
+        return _secant(b, node, twin, g[0], exact[0]) if exact and g[0] is not None else exact
+    if node.op_type not in _BENT:
+        return rule(b, node, g)
+    inputs = [_halfway(b, x, y) for x, y in zip(node.inputs, twin.inputs, strict=True)]
+    outputs = [_halfway(b, x, y) or x for x, y in zip(node.outputs, twin.outputs, strict=True)]
+    return rule(b, cast(ir.Node, Midway(node.domain, node.op_type, node.attributes, inputs, outputs)), g)
+
+
+_BENT = frozenset({
+    "Mul", "Div", "MatMul", "Gemm", "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization",
+    "InstanceNormalization",
+})  # fmt: skip
+
+
+def _halfway(b: Builder, x: ir.Value | None, y: ir.Value | None) -> ir.Value | None:
+    """The mean of a value in both runs; constants are those of the first."""
+    if x is None or y is None or x is y or is_constant(x) or not _float32(x):
+        return x
+    middle = b.op("Mul", b.op("Add", x, y), b.array(0.5))
+    middle.shape, middle.type = x.shape, x.type
+    return middle
+
+
+def _secant(b: Builder, node: ir.Node, twin: ir.Node, g: ir.Value, tangent: ir.Value) -> Gradients:
+    """The slope between both points; the derivative where they are too near to tell."""
+    dx = b.op("Sub", twin.inputs[0], node.inputs[0])
+    dy = b.op("Sub", twin.outputs[0], node.outputs[0])
+    near = b.op(
+        "Less", b.op("Abs", dx), b.op("Max", b.op("Mul", b.op("Abs", node.inputs[0]), b.array(1e-4)), b.array(1e-5))
+    )
+    slope = b.op("Div", dy, b.op("Where", near, b.array(1.0), dx))
+    return {0: b.op("Where", near, tangent, b.op("Mul", g, slope))}
+
+
+def _float32(v: ir.Value) -> bool:
+    return v.dtype == ir.DataType.FLOAT
 
 
 def stops(node: ir.Node) -> bool:
@@ -428,3 +490,8 @@ _RULES: dict[str, Rule] = {
     "SpaceToDepth": _space_to_depth,
     "Cast": _cast,
 }  # fmt: skip
+
+_OF_ONE = frozenset({
+    _relu, _clip, _sigmoid, _elementwise, _reciprocal, _sqrt, _log, _exp, _abs, _pow, _prelu,
+})  # fmt: skip
+"""Rules of functions of one input, element by element."""

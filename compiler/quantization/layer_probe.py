@@ -7,12 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgec.graph import Graph, ir, is_constant
 from edgec.quantization.adjoint import Adjoint, add_adjoint
 from edgec.quantization.builder import Builder
-from edgec.quantization.terms import MOVERS, Term, Terms, dequantized, find_terms, quantizer
+from edgec.quantization.terms import Term, Terms, align, find_terms
 
 if TYPE_CHECKING:
     from edgec.specs.scheme import Scheme
@@ -36,80 +34,41 @@ class Probe:
 
 
 def build_probe(reference: Graph, quantized: Graph, scheme: Scheme | None = None) -> Probe:
-    """The graph to run. See `sensitivity` for what is raised."""
+    """The graph to run: both graphs side by side, and the way back. See `sensitivity` for what is raised."""
     graph = reference.clone()
-    found = find_terms(graph, quantized, scheme)
-    return _Probe(graph, found).build() if found.terms else Probe(graph, found)
+    stored = quantized.clone()
+    found = find_terms(graph, stored, scheme)
+    return _Probe(graph, stored, found).build() if found.terms else Probe(graph, found)
 
 
 class _Probe:
-    def __init__(self, graph: Graph, found: Terms) -> None:
+    def __init__(self, graph: Graph, stored: Graph, found: Terms) -> None:
         self.graph, self.found = graph, found
         self.b = Builder(graph)
-        self.roundings: dict[str, ir.Value] = {}
-        self.constants: dict[ir.Value, ir.Value] = {}  # initializers of the quantised graph -> ours
+        self.forward = list(graph.model.graph)
+        self.twins = dict(align(graph, stored))
+        move_in(stored, graph)
 
     def build(self) -> Probe:
-        forward = list(self.graph.model.graph)
-        values = {v.name: v for v in [*self.graph.inputs, *(v for n in forward for v in n.outputs)] if v.name}
+        values = {v.name: v for v in [*self.graph.inputs, *(v for n in self.forward for v in n.outputs)] if v.name}
         branches = {name: self._branch(*nodes) for name, nodes in self.found.weights.items()}
         sources = {values[t.value] for t in self.found.terms if t.value is not None}
         sources |= {node.outputs[0] for node, _ in self.found.weights.values()}
-        adjoint = add_adjoint(self.b, forward, sources)
+        adjoint = add_adjoint(self.b, self.forward, sources, self.twins)
         made = Probe(self.graph, self.found, adjoint.seeds, adjoint.ends)
         self._measure(made, branches, values, adjoint)
         return made
 
-    def _rounding(self, value: ir.Value) -> ir.Value:
-        """What storing a value changes. Nothing where it was moved from values stored the same way."""
-        name = value.name or ""
-        if name not in self.roundings:
-            q = self.found.quantizers[name]
-            if _rounded_before(q):
-                self.roundings[name] = self.b.array([0.0])
-            else:
-                rest = [self._constant(v) for v in q.inputs[1:]]
-                attributes = {k: a.value for k, a in q.attributes.items()}
-                stored = self.b.node("QuantizeLinear", [value, *rest], attributes, 1).outputs[0]
-                back = self.b.node("DequantizeLinear", [stored, *rest], _of_dq(attributes), 1).outputs[0]
-                self.roundings[name] = self.b.op("Sub", back, value)
-        return self.roundings[name]
-
-    def _constant(self, value: ir.Value | None) -> ir.Value | None:
-        """An initializer of the quantised graph in ours."""
-        if value is None:
-            return None
-        if value not in self.constants:
-            made = ir.Value(
-                name=self.graph.fresh(value.name or "c"),
-                shape=value.shape,
-                type=value.type,
-                const_value=value.const_value,
-            )
-            self.graph.model.graph.register_initializer(made)
-            self.constants[value] = made
-        return self.constants[value]
-
     def _branch(self, node: ir.Node, stored: ir.Node) -> ir.Value:
-        """What the stored weights (and biases) change in a layer's output, its inputs exact."""
-        inputs: list[ir.Value | None] = []
-        for value, other in zip(node.inputs, stored.inputs, strict=True):
-            dq = dequantized(other)
-            if not is_constant(value):
-                inputs.append(value)
-            elif dq is None:
-                inputs.append(self._constant(other))  # a bias that a correction may have changed
-            else:
-                parts = [self._constant(v) for v in dq.inputs]
-                attributes = {k: a.value for k, a in dq.attributes.items()}
-                inputs.append(self.b.node("DequantizeLinear", parts, attributes, 1).outputs[0])
-        return self.b.op("Sub", self.b.copy(node, inputs).outputs[0], node.outputs[0])
+        """What the stored weights (and biases) change in a layer's output, of the inputs it really gets."""
+        inputs = [a if is_constant(a) else v for a, v in zip(node.inputs, stored.inputs, strict=True)]
+        return self.b.op("Sub", stored.outputs[0], self.b.copy(node, inputs).outputs[0])
 
     def _measure(
         self, made: Probe, branches: dict[str, ir.Value], values: dict[str, ir.Value], adjoint: Adjoint
     ) -> None:
         """The three vectors, as the graph's only outputs."""
-        b, powers = self.b, dict[ir.Value, ir.Value]()
+        b, powers, roundings = self.b, dict[ir.Value, ir.Value](), dict[str, ir.Value]()
 
         def power(v: ir.Value) -> ir.Value:
             if v not in powers:
@@ -122,8 +81,12 @@ class _Probe:
                 out = self.found.weights[term.reader][0].outputs[0]
                 change, gradients = branches[term.reader], [adjoint.of_values.get(out)]
             else:
-                out = values[term.value]
-                change, gradients = self._rounding(out), self._gradients(term, adjoint)
+                out, gradients = values[term.value], self._gradients(term, adjoint)
+                if term.value not in roundings:
+                    q = self.found.quantizers[term.value]
+                    ((dq, _),) = q.outputs[0].uses()
+                    roundings[term.value] = b.op("Sub", dq.outputs[0], q.inputs[0])
+                change = roundings[term.value]
             arriving = b.array([0.0])
             for g in gradients:
                 if g is not None:
@@ -153,28 +116,22 @@ class _Probe:
         return self.b.op("Reshape", a, self.b.ints(1))
 
 
-def _of_dq(attributes: dict[str, object]) -> dict[str, object]:
-    """Those of a QuantizeLinear's attributes that DequantizeLinear has too."""
-    return {k: v for k, v in attributes.items() if k in ("axis", "block_size")}
-
-
-def _rounded_before(q: ir.Node) -> bool:
-    """Whether what a QuantizeLinear reads is on its grid already: moved there from values stored the same way."""
-    value = q.inputs[0]
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type not in MOVERS:
-        return False
-    moved = [v for i, v in enumerate(node.inputs) if v is not None and (i == 0 or node.op_type == "Concat")]
-    before = [quantizer(v) for v in moved]
-    return bool(before) and all(p is not None and _same(p, q) for p in before)
-
-
-def _same(p: ir.Node, q: ir.Node) -> bool:
-    """Equal scale and zero point."""
-    for a, b in zip(p.inputs[1:3], q.inputs[1:3], strict=True):
-        if a is b:
-            continue
-        x, y = (v.const_value.numpy() if v is not None and v.const_value is not None else None for v in (a, b))
-        if x is None or y is None or not np.array_equal(x, y):
-            return False
-    return len(p.inputs) == len(q.inputs)
+def move_in(guest: Graph, host: Graph) -> None:
+    """Make the nodes of `guest` compute beside those of `host`, on the same inputs. `guest` is used up."""
+    g, h = guest.model.graph, host.model.graph
+    shared = {v.name: v for v in h.inputs}
+    for v in list(g.inputs):
+        v.replace_all_uses_with(shared[v.name], replace_graph_outputs=True)
+    g.outputs.clear()
+    for v in list(g.initializers.values()):
+        del g.initializers[v.name or ""]
+        v.name = host.fresh(v.name or "c")
+        h.register_initializer(v)
+    nodes = list(g)
+    g.remove(nodes)
+    for node in nodes:
+        for v in node.outputs:
+            if v.name:
+                v.name = host.fresh(v.name)
+        node.name = next((v.name for v in node.outputs if v.name), None)
+        h.append(node)

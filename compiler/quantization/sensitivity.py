@@ -3,8 +3,9 @@
 A quantised graph is a set of roundings (`terms.py`): of weights, and of values as they are read. The adjoint
 (`adjoint.py`) says what arrives of each at the outputs. For a sample and random signs u that is a number,
 c[u, term] = u . (error at the outputs), and the error power of any set of roundings is the mean over u of the squared
-sum of their c: one matrix of mean products predicts every mixed-precision choice, correlated errors included. That
-holds to first order in the errors; `measure` runs a choice as it is.
+sum of their c: one matrix of mean products predicts every mixed-precision choice, correlated errors included. Slopes
+are those between the float and the quantised run, so that all c together are the error itself, however large; choices
+far from all in integers are predictions, and `measure` runs one as it is.
 
 Error power is relative to the outputs' power (summed over outputs), so 10 log10(1 / power) is an SQNR.
 """
@@ -31,6 +32,7 @@ from edgec.quantization.terms import (
     Terms,
     align,
     dequantized,
+    find_terms,
     layer_name,
     off,
     quantizer,
@@ -56,7 +58,7 @@ class Layer:
     op: str
     macs: int
     own_db: float
-    """Of what it stores, with all before it exact: its weights and the rounding of its output."""
+    """Of what it stores, if all before it were exact: its weights and the rounding of its output."""
     total_db: float | None
     """Of the same in the quantised graph; None where it was not measured."""
     harm: float
@@ -209,7 +211,7 @@ def sensitivity(
         errors += got[probe.errors].astype(np.float64).reshape(-1)
         signals += got[probe.signals].astype(np.float64).reshape(-1)
     own = np.divide(errors, signals, out=np.zeros(len(terms)), where=signals > 0)
-    total = _total_db(reference, quantized, probe.found, held[:inherited]) if inherited else {}
+    total = _total_db(reference, quantized, scheme, held[:inherited]) if inherited else {}
     return _summary(probe, np.stack(rows), own, total)
 
 
@@ -347,10 +349,11 @@ def _channel_axis(shape: Sequence[int]) -> int | None:
     return 1 if len(shape) >= 4 else None
 
 
-def _total_db(reference: Graph, quantized: Graph, found: Terms, samples: Sequence[Arrays]) -> dict[str, float]:
+def _total_db(reference: Graph, quantized: Graph, scheme: Scheme | None, samples: Sequence[Arrays]) -> dict[str, float]:
     """SQNR of what each layer stores in the quantised graph; of its output where it stores nothing."""
     from edgec.runtime import Session
 
+    found = find_terms(reference, quantized, scheme)
     places = {layer_name(a): (a.outputs[0].name or "", b.outputs[0].name or "") for a, b in align(reference, quantized)}
     for t in found.terms:
         if t.maker is not None and t.value is not None:

@@ -93,7 +93,7 @@ def test_harm_is_what_a_run_with_that_layer_alone_shows(scheme: str) -> None:
         if layer.own_db == math.inf:
             continue  # moves values that are stored already: their rounding is on the account of who stored them
         if exact[layer.node] > largest / 1000:  # 30 dB below the worst nobody asks
-            assert 10 * abs(math.log10(max(layer.harm, 1e-30) / exact[layer.node])) < 3, layer
+            assert 10 * abs(math.log10(max(layer.harm, 1e-30) / exact[layer.node])) < 5, layer
         else:
             assert layer.harm < largest / 100
 
@@ -260,3 +260,19 @@ def test_what_goes_with_a_kept_layer_is_what_the_plan_leaves_out(scheme: str) ->
         predicted = {(t.reader, t.value) for t, on in zip(found.terms, found.active([layer.node]), strict=True) if on}
         wrong += len(really ^ predicted)
     assert wrong <= 0.02 * len(found.layers) * len(found.terms)
+
+
+@pytest.mark.parametrize("scheme", ["onnxruntime-int8", "tflite-int8", "tensorrt-int8"])
+def test_contributions_add_up_to_the_error_itself(scheme: str) -> None:
+    """Not to first order: slopes are those between the float and the quantised run (only pooling is approximated)."""
+    reference, quantized = quantize(network(), scheme)
+    probe = build_probe(reference, quantized, builtin_scheme(scheme))
+    session, before, after = Session(probe.graph), Session(reference), Session(quantized)
+    rng = np.random.default_rng(0)
+    got, want = [], []
+    for sample in samples():
+        u = rng.standard_normal((1, 5)).astype(np.float32)
+        got.append(session.run({**sample, probe.seeds["y"]: u})[probe.contributions].sum())
+        want.append(((after.run(sample)["y"] - before.run(sample)["y"]) * u).sum())
+    miss = np.square(np.array(got) - want).sum() / np.square(want).sum()
+    assert miss < 0.05
