@@ -27,7 +27,7 @@ from edgec.samples import Samples
 from edgec.specs.conditions import Setting
 from edgec.specs.schema import builtin_pipeline, builtin_scheme, builtin_schemes
 
-FEW, MANY = 40, 400
+FEW, MANY = 40, 200
 
 WORST = {"int4": 8.0, "float8e4m3fn": 15.0}
 """Decibels every output must keep, by the element type of the weights; the graphs have a dozen layers at most."""
