@@ -99,7 +99,7 @@ class Compilation:
             notes.raise_if_errors()
         job = EmitJob(
             lowered.precision, workdir, self.toolchains, notes, calibration, checked, self.options, tell, worker,
-            ctx.quantization,
+            ctx.quantization or None,
         )  # fmt: skip
         with FloatModel(lowered.reference, lowered.graph, checked) as float_model:
             with clock("emit"):

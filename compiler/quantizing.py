@@ -98,7 +98,7 @@ def quantize(
         instruments=instruments, registry=registry, ctx=ctx,
     )  # fmt: skip
     notes.raise_if_errors()
-    if samples is not None and checked is not None and ctx.quantization is not None:
+    if samples is not None and checked is not None and ctx.quantization:
         _judge_data(ctx.quantization, checked, notes)
     comparison = None
     if checked is not None:
@@ -110,7 +110,7 @@ def quantize(
     tell("done")
     seconds = time.perf_counter() - start
     return Quantized(
-        lowered.graph, ctx.quantization, comparison, lowered.records, lowered.pipeline, notes, seconds, lowered.mixed
+        lowered.graph, ctx.quantization or None, comparison, lowered.records, lowered.pipeline, notes, seconds, lowered.mixed
     )
 
 

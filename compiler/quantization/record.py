@@ -28,3 +28,7 @@ class QuantRecord:
     """Name of the stored integer initializer -> (node it is a weight of, parameters)."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """Node -> why it stays in float."""
+
+    def __bool__(self) -> bool:
+        """Whether anything was quantised."""
+        return bool(self.activations or self.weights)

@@ -10,10 +10,11 @@ import numpy as np
 from edgec.diagnostics import error
 from edgec.graph import Graph, constant
 from edgec.passes.quantize.bias import bias_params
-from edgec.passes.quantize.hazards import find_hazards, hazard_values
+from edgec.passes.quantize.hazards import Hazards, find_hazards, hazard_values
 from edgec.passes.quantize.insert import Inserter, WeightKey, weight_key
 from edgec.passes.quantize.plan import Plan, make_plan
-from edgec.passes.quantize.quantized_input import already_quantized
+from edgec.passes.quantize.quantized_input import already_quantized, quantization_form
+from edgec.passes.quantize.stored_weights import StoredWeights
 from edgec.passes.quantize.weight_ranges import weight_params
 from edgec.pipeline import Pass, PassContext, PassResult
 from edgec.quantization.params import QuantParams, params_of_range
@@ -37,7 +38,7 @@ class Quantize(Pass):
     Leaves `ctx.quantization` for the passes that correct. Does nothing where the scheme finds nothing to quantise.
 
     Raises:
-        EdgecError: EC0870 no calibration data; EC0871 no scheme; EC0872 `keep` names a node that is not there.
+        EdgecError: EC0220 no calibration data; EC0221 no scheme; EC0222 `keep` names a node that is not there.
     """
 
     scheme: str = ""
@@ -59,29 +60,37 @@ class Quantize(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         scheme = self._scheme(ctx)
         self._check_keep(graph)
+        arrived = quantization_form(graph)
+        if arrived.form not in ("none", "weight-only"):  # what its authors left in float they left so on purpose
+            ctx.diagnostics.note("EC0794", f"the model is quantised already: {arrived}; quantize adds nothing")
+            ctx.quantization = QuantRecord(graph.clone(), scheme)  # for the passes that correct: nothing to do
+            return PassResult(False)
         setting = Setting(ctx.precision or "", ctx.target.platform if ctx.target is not None else "", graph.opset)
         keep = dict.fromkeys(self.keep, "kept in float as asked")
+        stored = StoredWeights(graph)
         taken = already_quantized(graph)
         plan = make_plan(graph, scheme, setting, keep=keep, taken=taken)
         if not plan.activations and not plan.weights:
+            stored.restore()
+            ctx.quantization = QuantRecord(graph.clone(), scheme, kept=plan.kept)
             return PassResult(False)
-        statistics, limits = None, {}
+        statistics, found = None, Hazards()
         if plan.activations:
             statistics = self._statistics(graph, plan, ctx)
             if self.hazards:
                 found = find_hazards(graph, statistics, scheme, setting, keep=keep)
                 found.report(ctx.diagnostics, graph.source)
-                limits = found.limits
                 plan = make_plan(graph, scheme, setting, keep={**found.float_nodes, **keep}, taken=taken)
         record = QuantRecord(graph.clone(), scheme, statistics, kept=plan.kept)
         if statistics is not None:
-            record.activations = self._activation_params(plan, statistics, limits)
-        weights = self._weight_params(plan)
+            record.activations = self._activation_params(plan, statistics, found)
+        weights = self._weight_params(plan, stored)
         biases = bias_params(plan, record.activations, weights)
         inserter = Inserter(graph)
         record.weights = inserter.weights(plan.weights, weights)
         inserter.biases(plan.biases, biases)
         inserter.activations(plan, record.activations)
+        stored.restore()
         graph.remove_dead()
         ctx.quantization = record
         counts = {"activations": len(plan.activations), "weights": len(plan.weights), "kept": len(plan.kept)}
@@ -95,7 +104,7 @@ class Quantize(Pass):
         precision = ctx.target.precisions.get(ctx.precision or "") if ctx.target is not None else None
         if precision is None or precision.quantization is None:
             where = f"{ctx.target.name} at {ctx.precision}" if ctx.target is not None else "no target"
-            raise error("EC0871", f"{where} has no quantisation scheme", hint="name one: quantize{scheme=...}")
+            raise error("EC0221", f"{where} has no quantisation scheme", hint="name one: quantize{scheme=...}")
         return precision.quantization
 
     def _check_keep(self, graph: Graph) -> None:
@@ -105,7 +114,7 @@ class Quantize(Pass):
         for name in self.keep:
             if name not in names:
                 hint = did_you_mean(name, sorted(n for n in names if n), "`edgec inspect` lists them")
-                raise error("EC0872", f"keep: the graph has no node {name!r}", hint=hint)
+                raise error("EC0222", f"keep: the graph has no node {name!r}", hint=hint)
 
     def _statistics(self, graph: Graph, plan: Plan, ctx: PassContext) -> Statistics:
         from edgec.quantization.observe import observe
@@ -118,7 +127,7 @@ class Quantize(Pass):
         else:
             if ctx.calibration is None:
                 hint = "--calib FOLDER_OF_IMAGES | data.npz | module:function, with --mean and --std as in training"
-                raise error("EC0870", "static quantisation needs calibration data: inputs like those in use", hint=hint)
+                raise error("EC0220", "static quantisation needs calibration data: inputs like those in use", hint=hint)
             statistics = observe(
                 graph, values, ctx.calibration, per_channel=values if self.hazards else (),
                 histogram=self.method not in ("minmax", "moving-average"),
@@ -126,14 +135,13 @@ class Quantize(Pass):
         missing = [v for v in planned if v not in statistics.tensors]
         if missing:
             what = f"{self.ranges} has no ranges of {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"
-            raise error("EC0873", what, hint="it was made with another model or pipeline: calibrate again")
+            raise error("EC0223", what, hint="it was made with another model or pipeline: calibrate again")
         review(statistics, ctx.diagnostics)
         return statistics
 
-    def _activation_params(
-        self, plan: Plan, statistics: Statistics, limits: Mapping[str, tuple[float, float]]
-    ) -> dict[str, QuantParams]:
-        """Parameters by value; one choice for each group. What lies outside of `limits` makes no difference to readers."""
+    def _activation_params(self, plan: Plan, statistics: Statistics, found: Hazards) -> dict[str, QuantParams]:
+        """Parameters by value; one choice for each group. What lies outside of limits makes no difference to readers."""
+        from edgec.passes.quantize.reader_limits import within
         from edgec.quantization.ranges import choose_range
         from edgec.quantization.sketch import TensorSketch
 
@@ -150,15 +158,16 @@ class Quantize(Pass):
                 p = params_of_range(*known, kind)
             else:
                 sketch = TensorSketch.group(statistics.tensors[n] for n in names)
-                low, high = choose_range(sketch, kind, self.method, percentile=self.percentile)
-                if all(name in limits for name in names):
-                    low = max(low, min(limits[name][0] for name in names))
-                    high = min(high, max(limits[name][1] for name in names))
+                limits = [found.limits[n] for n in names if n in found.limits]
+                if len(limits) == len(names):
+                    sketch = within(sketch, (min(b[0] for b in limits), max(b[1] for b in limits)))
+                method = "minmax" if found.uncut.intersection(names) else self.method
+                low, high = choose_range(sketch, kind, method, percentile=self.percentile)
                 p = params_of_range(low, high, kind)
             out.update(dict.fromkeys(names, p))
         return {name: out[name] for name in plan.activations}
 
-    def _weight_params(self, plan: Plan) -> dict[WeightKey, QuantParams]:
+    def _weight_params(self, plan: Plan, stored: StoredWeights) -> dict[WeightKey, QuantParams]:
         out: dict[WeightKey, QuantParams] = {}
         for site in plan.weights:
             value = site.node.inputs[site.input]
@@ -167,5 +176,6 @@ class Quantize(Pass):
             if key not in out:
                 data = np.asarray(constant(value), np.float32)
                 axis = site.block_axis if site.kind.per == "block" else site.axis
-                out[key] = weight_params(data, site.kind, axis, method=self.weights)
+                own = stored.params(value, site.kind)
+                out[key] = own or weight_params(data, site.kind, axis, method=self.weights)
         return out
