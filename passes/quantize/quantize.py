@@ -22,8 +22,6 @@ from edgec.quantization.record import QuantRecord
 from edgec.specs.conditions import Setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edgec.pipeline import Contract
     from edgec.quantization.statistics import Statistics
     from edgec.specs.scheme import Scheme
