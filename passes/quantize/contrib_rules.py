@@ -59,7 +59,7 @@ def _like(op: str) -> Rule:
 
 @rule(contrib("QLinearSoftmax"))
 def qlinear_softmax(m: Match, rw: Rewriter) -> Result:
-    x = m.rest("ins")[0]
+    (x,) = inputs_of(m, 1)
     axis = m.root.attributes["axis"].as_int() if "axis" in m.root.attributes else -1
     opset = m.root.attributes["opset"].as_int() if "opset" in m.root.attributes else 13
     rank = x.shape.rank() if x is not None and x.shape is not None else None
@@ -79,7 +79,10 @@ def qlinear_reduce_mean(m: Match, rw: Rewriter) -> Result:
 
 @rule(contrib("QLinearConcat"))
 def qlinear_concat(m: Match, rw: Rewriter) -> Result:
-    scale, zero, *ins = m.rest("ins")
+    given = m.rest("ins")
+    if len(given) < 5 or len(given) % 3 != 2:
+        return Reject("an input is missing")
+    scale, zero, *ins = given
     reals: list[ir.Value | Reject | None] = []
     for i in range(0, len(ins), 3):
         part, s, z = ins[i], ins[i + 1], ins[i + 2]

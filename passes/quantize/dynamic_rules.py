@@ -30,6 +30,8 @@ def scaled_integer(m: Match, rw: Rewriter) -> Result:
     ws = _per_channel(weight_scale, m.root.outputs[0], 1 if conv else -1)
     if ws is None:
         return Reject("the scale of the weight is not one number, nor one a channel")
+    if xz is None and x.dtype is None:
+        return Reject("the type of its input is not known")
     scale = rw.const(ws, f"{w.name}_scale")
     real = dequantize(rw, x, xs, xz if xz is not None else _zeros(rw, x))
     weight = dequantize(rw, w, scale, wz, 0 if conv else -1)
@@ -41,7 +43,7 @@ def scaled_integer(m: Match, rw: Rewriter) -> Result:
 
 
 def _zeros(rw: Rewriter, stored: ir.Value) -> ir.Value:
-    assert stored.dtype is not None  # an input of an integer op
+    assert stored.dtype is not None  # looked at by the caller
     return rw.const(np.zeros((), stored.dtype.numpy()), f"{stored.name}_zp")
 
 
@@ -83,6 +85,8 @@ def matmul_integer_to_float(m: Match, rw: Rewriter) -> Result:
     a, b, a_s, bs, az, bz, bias = inputs_of(m, 7)
     if a is None or b is None or a_s is None or bs is None:
         return Reject("an input is missing")
+    if az is None and a.dtype is None:
+        return Reject("the type of its input is not known")
     x = dequantize(rw, a, a_s, az if az is not None else _zeros(rw, a))
     w = dequantize(rw, b, bs, bz, -1)
     if isinstance(x, Reject):
@@ -105,6 +109,8 @@ def dynamic_quantize_matmul(m: Match, rw: Rewriter) -> Result:
 @rule(contrib("MatMulNBits"))
 def matmul_nbits(m: Match, rw: Rewriter) -> Result:
     """B [N, blocks, block * bits / 8], two 4-bit numbers a byte, the lower half first; scales [N, blocks]."""
+    if not {"bits", "block_size", "N", "K"} <= set(m.root.attributes):
+        return Reject("an attribute is missing")
     a, b, scales, zeros, order, bias = inputs_of(m, 6)
     bits, block = m.root.attributes["bits"].as_int(), m.root.attributes["block_size"].as_int()
     n, k = m.root.attributes["N"].as_int(), m.root.attributes["K"].as_int()
@@ -113,9 +119,11 @@ def matmul_nbits(m: Match, rw: Rewriter) -> Result:
         return Reject("the weight is not constant")
     if bits not in (4, 8) or order is not None or "weight_prepacked" in m.root.attributes:
         return Reject(f"{bits} bits, columns in another order, or packed for a device")
-    if z is not None and z.dtype != np.uint8:
-        return Reject("its zero points are not integers")
-    blocks = -(-k // block)
+    if z is not None and (z.dtype != np.uint8 or z.size != n * -(-(-(-k // max(block, 1)) * bits) // 8)):
+        return Reject("its zero points are not integers, or not as many as there are blocks")
+    blocks = -(-k // block) if block > 0 else 0
+    if blocks * n == 0 or packed.size * 8 != n * blocks * block * bits or s.size != n * blocks:
+        return Reject("the weight or its scales have another size than the attributes say")
     dtype = (ir.DataType.UINT4 if bits == 4 else ir.DataType.UINT8).numpy()
     weight = _unpack(packed.reshape(n, -1), bits)[:, :k]
     zero = np.full((n, blocks), 1 << (bits - 1), np.uint8) if z is None else _unpack(z.reshape(n, -1), bits)[:, :blocks]
@@ -155,7 +163,7 @@ def _lstm_weight(
     rw: Rewriter, stored: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None
 ) -> ir.Value | Reject:
     data, s, z = constant(stored), constant(scale), constant(zero)
-    if stored is None or data is None or s is None or z is None:
+    if stored is None or data is None or s is None or z is None or data.ndim != 3:
         return Reject("a weight, or how it is stored, is computed at run time")
     moved = np.ascontiguousarray(np.swapaxes(data, 1, 2))
     directions, gates, _ = moved.shape

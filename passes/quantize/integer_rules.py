@@ -16,13 +16,9 @@ Inputs = tuple[ir.Value | None, ...]
 
 
 def inputs_of(m: Match, count: int, name: str = "ins") -> list[ir.Value | None]:
-    """The inputs matched by `rest(name)`; absent ones at the end are None."""
+    """The inputs matched by `rest(name)`; absent ones at the end are None, and so is what no schema checked."""
     given = list(m.rest(name))
-    return given + [None] * (count - len(given))
-
-
-def need(*values: ir.Value | None) -> bool:
-    return all(v is not None for v in values)
+    return (given + [None] * (count - len(given)))[:count]
 
 
 def requantized(
@@ -35,7 +31,8 @@ def requantized(
         if isinstance(r, Reject):
             return r
         values.append(r)
-    assert scale is not None  # required by every schema
+    if scale is None:
+        return Reject("the scale of its output is missing")
     out = m.root.outputs[0]
     y = typed(rw.op(op, *values, attrs=attrs), scale.dtype, out)
     stored = quantize(rw, y, scale, zero, out.dtype)
@@ -113,7 +110,8 @@ def _pair(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 def moves_stored(node: ir.Node) -> bool:
     """Whether it only moves data, and the data is in few bits."""
-    return node.op_type in _MOVES and node.domain == "" and node.inputs[0] is not None and _stored(node.inputs[0])
+    first = node.inputs[0] if node.inputs else None
+    return node.op_type in _MOVES and node.domain == "" and first is not None and _stored(first)
 
 
 @rule(P.op(*_MOVES)(rest("ins"), where_=moves_stored))

@@ -87,7 +87,7 @@ def quantization_form(graph: Graph) -> QuantizationForm:
 
 
 def _kind(node: ir.Node) -> list[str]:
-    if node.domain not in ("", "ai.onnx", CONTRIB):
+    if node.domain not in ("", "ai.onnx", CONTRIB) or not node.inputs:
         return []
     if node.op_type in STATIC_OPS or node.op_type in DYNAMIC_OPS or node.op_type in PACKED_OPS:
         return [node.op_type]
@@ -101,10 +101,10 @@ def _kind(node: ir.Node) -> list[str]:
 
 def stored_kind(node: ir.Node) -> Literal["weights", "biases"] | None:
     """What constant a DequantizeLinear reads, directly, through data movement, or through QuantizeLinear; None: no constant."""
-    value = node.inputs[0]
+    value = node.inputs[0] if node.inputs else None
     while value is not None and not is_constant(value):
         producer = value.producer()
-        if producer is None or producer.op_type not in (QUANTIZE, *_MOVES):
+        if producer is None or producer.op_type not in (QUANTIZE, *_MOVES) or not producer.inputs:
             return None
         value = producer.inputs[0]
     if value is None:
@@ -120,7 +120,7 @@ def already_quantized(graph: Graph) -> frozenset[str]:
     and biases too), and everything in integers between them; for integer ops, all they read and give."""
     names: set[str | None] = set()
     for node in graph.nodes():
-        if node.domain not in ("", "ai.onnx", CONTRIB):
+        if node.domain not in ("", "ai.onnx", CONTRIB) or not node.inputs:
             continue
         if node.op_type in (QUANTIZE, DEQUANTIZE):
             names.update(v.name for v in (node.inputs[0], node.outputs[0]) if v is not None)
@@ -139,7 +139,7 @@ def _between(v: ir.Value) -> bool:
 def stored_weight(value: ir.Value | None) -> tuple[ir.Value, QuantParams] | None:
     """The integer constant behind a value that is DequantizeLinear of one, and its parameters; None if it is not that."""
     node = value.producer() if value is not None else None
-    if node is None or node.op_type != DEQUANTIZE or not is_constant(node.inputs[0]):
+    if node is None or node.op_type != DEQUANTIZE or not node.inputs or not is_constant(node.inputs[0]):
         return None
     params = params_of(node)
     stored = node.inputs[0]
@@ -148,6 +148,8 @@ def stored_weight(value: ir.Value | None) -> tuple[ir.Value, QuantParams] | None
 
 def params_of(node: ir.Node) -> QuantParams | None:
     """What a QuantizeLinear or DequantizeLinear says; None where scale or zero point are not constant."""
+    if len(node.inputs) < 2 or node.domain not in ("", "ai.onnx", CONTRIB):
+        return None
     scale = constant(node.inputs[1])
     given = node.inputs[2] if len(node.inputs) > 2 else None
     zero = constant(given)

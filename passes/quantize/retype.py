@@ -40,7 +40,7 @@ class Retype(Pass):
         retyper = _Retyper(graph)
         activations = weights = 0
         for node in list(graph.nodes()):
-            if node.domain not in ("", "ai.onnx"):
+            if node.domain not in ("", "ai.onnx") or not node.inputs:
                 continue
             if node.op_type == QUANTIZE and not is_constant(node.inputs[0]):
                 activations += retyper.activation(node, self.activations)

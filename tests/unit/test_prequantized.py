@@ -17,7 +17,14 @@ from edgec.passes.quantize.adopt_quantized import AdoptQuantized
 from edgec.passes.quantize.canonical_qdq import CanonicalQdq
 from edgec.passes.quantize.dequantize import Dequantize
 from edgec.passes.quantize.qoperator_to_qdq import QoperatorToQdq
-from edgec.passes.quantize.quantized_input import already_quantized, quantization_form, stored_weight
+from edgec.passes.quantize.quantized_input import (
+    DYNAMIC_OPS,
+    PACKED_OPS,
+    STATIC_OPS,
+    already_quantized,
+    quantization_form,
+    stored_weight,
+)
 from edgec.passes.quantize.retype import Retype
 from edgec.passes.quantize.stored_weights import StoredWeights
 from edgec.pipeline import PassContext, PassManager
@@ -279,6 +286,29 @@ def test_what_is_left_has_a_reason() -> None:
     (note,) = ctx.diagnostics
     assert note.code == "EC0790"
     assert "MatMulInteger y (no rule knows this form)" in note.message
+
+
+@pytest.mark.parametrize("op", sorted(STATIC_OPS | DYNAMIC_OPS | PACKED_OPS | {"QuantizeLinear", "DequantizeLinear"}))
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7])
+def test_ops_no_schema_checked_do_no_harm(op: str, count: int) -> None:
+    """Too few inputs, of wrong types: a reason, never an exception."""
+    names = ["q", "s", "z", "w", "ws", "wz", "s"][:count]
+    weights: dict[str, Array] = {
+        "s": np.float32(0.5), "z": np.uint8(1), "w": np.ones((2, 2), np.int8), "ws": np.ones(2, np.float32),
+        "wz": np.zeros(2, np.int8),
+    }  # fmt: skip
+    for domain in ("", "com.microsoft"):
+        g = graph_of(
+            [
+                helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+                helper.make_node(op, names, ["y"], name="odd", domain=domain),
+            ],
+            {"x": (TensorProto.FLOAT, [2, 2])}, {"y": (TensorProto.FLOAT, 2)}, **weights,
+        )  # fmt: skip
+        quantization_form(g)
+        already_quantized(g)
+        for p in (QoperatorToQdq(), CanonicalQdq(), Retype("int8", "uint8"), Dequantize()):
+            p.run(g.clone(), PassContext())
 
 
 def test_a_float_model_is_left_alone() -> None:
