@@ -92,7 +92,7 @@ class Quantize(Pass):
         graph.remove_dead()
         ctx.quantization = record
         counts = {"activations": len(plan.activations), "weights": len(plan.weights), "kept": len(plan.kept)}
-        return PassResult(True, counts)
+        return PassResult(bool(plan.activations or plan.weights), counts)
 
     def _scheme(self, ctx: PassContext) -> Scheme:
         if self.scheme:
