@@ -25,6 +25,10 @@ _BINS = 2048
 _SUMS = 1024
 """Bins of equal width on each side of zero that mse sums over: 4 or more for each step of 8 bits."""
 
+_KEPT = 0.99
+"""Part of the elements that entropy leaves uncut. Without a limit it degenerates where a tensor has few elements, or many
+at its upper end (ReLU6)."""
+
 _FINE = 1 << 10
 """Stored values from which on cutting off gains nothing."""
 
@@ -131,8 +135,11 @@ def _cut(sketch: TensorSketch, levels: int) -> float:
     edges = np.linspace(0.0, sketch.high, bins + 1)
     counts = _resample(sketch, edges)
     counts[0] = counts[1]  # zeros are stored exactly; their spike would outvote everything else
+    kept = np.cumsum(counts) / counts.sum()
     best, end = np.inf, sketch.high
     for used in range(levels, bins + 1, max(1, bins // 128)):
+        if kept[used - 1] < _KEPT:  # all in the last bin is no divergence at all
+            continue
         divergence = _divergence(counts, used, levels)
         if divergence < best:
             best, end = divergence, float(edges[used])

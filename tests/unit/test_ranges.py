@@ -131,6 +131,13 @@ def test_entropy_cuts_a_long_tail_and_keeps_an_even_distribution():
         assert choose_range(sketch(even), kind, "entropy")[1] > 0.9
 
 
+def test_entropy_of_few_elements_and_of_a_clamp_keeps_nearly_all():
+    few = np.linspace(0.13, 0.73, 100)
+    assert choose_range(sketch(few), UINT8, "entropy") == (pytest.approx(0.13), pytest.approx(0.73, rel=0.02))
+    clamp = np.minimum(np.abs(4 * rng.standard_normal(50_000)), 6)
+    assert choose_range(sketch(clamp), UINT8, "entropy")[1] > 5.9
+
+
 def test_scaling_the_data_scales_the_range():
     for method in set(METHODS) - {"entropy"}:  # its divergence is flat over this tail: buckets that move decide
         for factor in (1e-6, 1e6):
