@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -59,7 +60,11 @@ class QuantParams:
         """Stored values, as int32 (float32 for float8), in the shape of `x`."""
         scale, zero = self._spread(self.scale, x), self._spread(self.zero_point, x)
         low, high = self.limits
-        return np.clip(np.rint(np.asarray(x, np.float32) / scale) + zero, low, high).astype(np.int32)
+        steps = np.asarray(x, np.float32) / scale
+        if self.dtype.startswith("float8"):  # rounds to the nearest float of 8 bits; zero points are 0
+            stored: Array = np.clip(steps, low, high).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+            return stored
+        return np.asarray(np.clip(np.rint(steps) + zero, low, high).astype(np.int32))
 
     def dequantize(self, q: Array) -> Array:
         """float32, in the shape of `q`."""
