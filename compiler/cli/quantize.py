@@ -111,7 +111,9 @@ def _show(result: Quantized, model: Path, output: Path, console: Console, quiet:
         console.line(str(output))
         return
     if result.record is None:
-        console.line("nothing was quantised: the scheme has no rule for what this model computes", "warning")
+        arrived = next((d.message for d in result.diagnostics if d.code == "EC0794"), None)
+        why = arrived or "nothing was quantised: the scheme has no rule for what this model computes"
+        console.line(why, "warning")
         return
     record = result.record
     console.line(
