@@ -25,9 +25,9 @@ _BINS = 2048
 _SUMS = 1024
 """Bins of equal width on each side of zero that mse sums over: 4 or more for each step of 8 bits."""
 
-_KEPT = 0.99
+_KEPT = 0.9995
 """Part of the elements that entropy leaves uncut. Without a limit it degenerates where a tensor has few elements, or many
-at its upper end (ReLU6)."""
+at its upper end (ReLU6): EfficientNet-Lite0 has 14.5 dB without, 20.5 dB with it."""
 
 _FINE = 1 << 10
 """Stored values from which on cutting off gains nothing."""
