@@ -17,6 +17,7 @@ from edgec.passes.quantize.adopt_quantized import AdoptQuantized
 from edgec.passes.quantize.canonical_qdq import CanonicalQdq
 from edgec.passes.quantize.dequantize import Dequantize
 from edgec.passes.quantize.qoperator_to_qdq import QoperatorToQdq
+from edgec.passes.quantize.quantize import Quantize
 from edgec.passes.quantize.quantized_input import (
     DYNAMIC_OPS,
     PACKED_OPS,
@@ -456,6 +457,15 @@ def test_without_a_scheme_it_is_kept_or_not_as_asked() -> None:
         AdoptQuantized(otherwise=otherwise).run(g, ctx)  # type: ignore[arg-type]
         assert [d.code for d in ctx.diagnostics] == [code]
         assert g.op_counts() == ops
+
+
+@pytest.mark.parametrize("text", [CONV.replace("SIGNED", "3"), QOPERATOR, DYNAMIC])
+def test_quantize_adds_nothing_and_needs_no_calibration(text: str) -> None:
+    g, ctx = Graph.from_text(HEAD + text), PassContext()
+    before = g.to_bytes()
+    assert not Quantize(scheme="onnxruntime-int8").run(g, ctx).changed
+    assert [d.code for d in ctx.diagnostics] == ["EC0794"]
+    assert g.to_bytes() == before
 
 
 def test_without_a_target_nothing_is_done() -> None:
