@@ -122,14 +122,14 @@ class Quantize(Pass):
         values = list(dict.fromkeys([*planned, *(hazard_values(graph) if self.hazards else ())]))
         if self.ranges:
             statistics = Statistics.load(self.ranges)
+            if statistics.model_hash != graph.fingerprint():
+                what = f"{self.ranges} was made with another model, or after other passes"
+                raise error("EC0223", what, hint="calibrate again, or use the pipeline and effort it was made with")
         else:
             if ctx.calibration is None:
                 hint = "--calib FOLDER_OF_IMAGES | data.npz | module:function, with --mean and --std as in training"
                 raise error("EC0220", "static quantisation needs calibration data: inputs like those in use", hint=hint)
-            statistics = observe(
-                graph, values, ctx.calibration, per_channel=values if self.hazards else (),
-                histogram=self.method not in ("minmax", "moving-average"),
-            )  # fmt: skip
+            statistics = observe(graph, values, ctx.calibration, per_channel=values if self.hazards else ())
         missing = [v for v in planned if v not in statistics.tensors]
         if missing:
             what = f"{self.ranges} has no ranges of {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"

@@ -226,6 +226,19 @@ def test_ranges_of_another_model_are_refused(tmp_path: Path) -> None:
     assert caught.value.diagnostics[0].code == "EC0223"
 
 
+def test_ranges_of_the_same_names_with_other_weights_are_refused(tmp_path: Path) -> None:
+    g = graph("y = Conv(x, w, b)", CONV)
+    _, ctx = quantised(g)
+    assert ctx.quantization is not None
+    assert ctx.quantization.statistics is not None
+    ctx.quantization.statistics.save(tmp_path / "calibration.json")
+    other = g.clone()
+    w = other.model.graph.initializers["w"]
+    w.const_value = ir.tensor(w.const_value.numpy() * 2, name="w")
+    with pytest.raises(EdgecError, match="EC0223"):
+        Quantize(scheme="onnxruntime-int8", ranges=str(tmp_path / "calibration.json")).run(other, PassContext())
+
+
 def test_samples_may_be_endless_in_number_but_are_read_once() -> None:
     g = graph("y = Conv(x, w, b)", CONV)
     rows = list(generated_samples(g, 3))
