@@ -2,19 +2,20 @@
 
 Rounding weights shifts means, and a shift is the one error that averaging over positions and adding up over channels
 does not reduce; a bias takes it away for nothing. Empirical bias correction (Nagel et al. 2019, section 4.2.2, appendix
-D): layer after layer, each with its predecessors corrected, in one run of both graphs in stages.
+D): layer after layer, each with its predecessors corrected, in one run of both graphs in stages. What counts is the
+shift in the middle half of the samples, not the mean of all (`middle_mean`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph, ir
-from edgec.passes.quantize.correction import calibration_of, staged_samples
+from edgec.passes.quantize.correction import calibration_of, middle_mean, staged_samples
 from edgec.passes.quantize.layers import Layer, find_layers
 from edgec.passes.quantize.staged_run import StagedRun
 from edgec.pipeline import Pass, PassContext, PassResult
@@ -48,20 +49,18 @@ class CorrectBias(Pass):
         quantized, floating = StagedRun(graph, samples), StagedRun(record.reference, samples)
         corrected = 0
         for layer in layers:
-            want = _mean(floating, layer.reference, layer)
-            shift = want - _mean(quantized, layer.node, layer)
+            want = _means(floating, layer.reference, layer)
+            shift = middle_mean(want - _means(quantized, layer.node, layer))
             if np.isfinite(shift).all():
                 corrected += layer.set_bias(layer.bias() + shift, graph)
         return PassResult(corrected > 0, {"biases": corrected})
 
 
-def _mean(run: StagedRun, node: ir.Node, layer: Layer) -> Vector:
-    """Mean of each output channel of a node over samples and positions. The node itself is run again in the next stage."""
+def _means(run: StagedRun, node: ir.Node, layer: Layer) -> Vector:
+    """Mean of each output channel of a node over positions, [samples, channels]. The next stage runs the node again."""
     y = node.outputs[0]
-    total: Any = 0.0
-    count = 0
+    means = []
     for values in run.values([y], node):
         rows = np.moveaxis(values[y.name or ""], layer.channel_axis, 0).reshape(layer.channels, -1)
-        total = total + rows.sum(axis=1, dtype=np.float64)
-        count += rows.shape[1]
-    return np.asarray(total / count)
+        means.append(rows.mean(axis=1, dtype=np.float64))
+    return np.asarray(means)

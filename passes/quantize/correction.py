@@ -70,3 +70,13 @@ def _nbytes(value: ir.Value) -> int:
     if shape is None or value.dtype is None:
         return 0
     return int(np.prod(shape, dtype=np.int64)) * max(1, int(value.dtype.itemsize))
+
+
+def middle_mean(figures: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Mean of the middle half of the samples (axis 0), for each channel by itself.
+
+    A few inputs that reach far beyond the stored ranges lose much to clipping; a bias that makes up for them on average
+    harms all others (mobilenet_v2: 15.0 dB with the mean of 64 images, 19.2 dB with their median).
+    """
+    cut = len(figures) // 4
+    return np.asarray(np.sort(figures, axis=0)[cut : len(figures) - cut].mean(axis=0))

@@ -25,38 +25,27 @@ _PENDING = 1 << 22
 
 @dataclass
 class Moments:
-    """`qq` of `n` columns, means of `counted` ones; sums until `close`."""
+    """Of `n` columns; sums until `close`."""
 
     qq: Array
     """[groups, k, k]: of x_q x_q^T."""
-    mean_q: Array
-    mean_f: Array
-    """[groups, k]: of x_q and x."""
-    mean_c: Array
+    mean: Array
     """[groups, k]: of the columns in `qq`."""
     n: int = 0
-    counted: int = 0
     pending: list[Array] = field(default_factory=list)
     """Columns not yet multiplied: a few large products are faster than many small ones."""
 
     @classmethod
     def empty(cls, groups: int, k: int) -> Moments:
-        return cls(np.zeros((groups, k, k)), np.zeros((groups, k)), np.zeros((groups, k)), np.zeros((groups, k)))
+        return cls(np.zeros((groups, k, k)), np.zeros((groups, k)))
 
     def add(self, x_q: Array) -> None:
         """Some columns [groups, k, n], float32."""
         self.n += x_q.shape[2]
-        self.mean_c += x_q.sum(axis=2, dtype=np.float64)
+        self.mean += x_q.sum(axis=2, dtype=np.float64)
         self.pending.append(x_q)
         if sum(p.size for p in self.pending) > _PENDING:
             self._multiply()
-
-    def add_means(self, x: tuple[Array, int], x_q: tuple[Array, int]) -> None:
-        """What `column_sums` gives for both graphs. Means take every position: their errors would add up in the mean
-        over a layer's positions, where those of weights do not."""
-        self.mean_f += x[0]
-        self.mean_q += x_q[0]
-        self.counted += x[1]
 
     def _multiply(self) -> None:
         if self.pending:
@@ -72,12 +61,10 @@ class Moments:
     def close(self, *, central: bool) -> None:
         """Means instead of sums. `central`: moments about the mean, for layers whose bias takes care of the mean."""
         self._multiply()
-        self.mean_q /= self.counted
-        self.mean_f /= self.counted
+        self.mean /= self.n
         self.qq /= self.n
         if central:
-            self.mean_c /= self.n
-            self.qq -= self.mean_c[:, :, None] * self.mean_c[:, None, :]
+            self.qq -= self.mean[:, :, None] * self.mean[:, None, :]
 
 
 def columns(layer: Layer, x: Array, positions: int, rng: np.random.Generator) -> Array:
@@ -93,11 +80,11 @@ def columns(layer: Layer, x: Array, positions: int, rng: np.random.Generator) ->
     return _gather(x, batch, index, layer.groups)
 
 
-def column_sums(layer: Layer, x: Array) -> tuple[Array, int]:
-    """The sum of all columns of im2col, [groups, k] in float64, and their number."""
+def column_means(layer: Layer, x: Array) -> Array:
+    """The mean of all columns of im2col, [groups, k] in float64."""
     if layer.node.op_type in ("Gemm", "MatMul"):
         flat = x.reshape(-1, x.shape[-1])
-        return flat.sum(axis=0, dtype=np.float64)[None], len(flat)
+        return np.asarray(flat.mean(axis=0, dtype=np.float64)[None])
     x, kernel, strides, dilations, out = _padded(layer, x)
     sums = x
     for axis in range(len(kernel), 0, -1):  # innermost first: [n, c, h, w] -> [n, c, h, kw] -> [n, c, kh, kw]
@@ -106,7 +93,7 @@ def column_sums(layer: Layer, x: Array) -> tuple[Array, int]:
         parts = [moved[..., i * d : i * d + (o - 1) * s + 1 : s].sum(axis=-1) for i in range(k)]
         sums = np.moveaxis(np.stack(parts, axis=-1), -1, 1 + axis)
         sums = sums.astype(np.float64)
-    return sums.sum(axis=0).reshape(layer.groups, -1), x.shape[0] * int(np.prod(out))
+    return np.asarray(sums.sum(axis=0).reshape(layer.groups, -1) / (x.shape[0] * int(np.prod(out))))
 
 
 def _padded(layer: Layer, x: Array) -> tuple[Array, list[int], list[int], list[int], list[int]]:

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph
-from edgec.passes.quantize.correction import calibration_of, staged_samples
+from edgec.passes.quantize.correction import calibration_of, middle_mean, staged_samples
 from edgec.passes.quantize.layers import Layer, find_layers
-from edgec.passes.quantize.moments import Moments, column_sums, columns
+from edgec.passes.quantize.moments import Moments, column_means, columns
 from edgec.passes.quantize.rounding import damped, round_rows
 from edgec.passes.quantize.staged_run import StagedRun
 from edgec.pipeline import Pass, PassContext, PassResult
@@ -62,43 +62,45 @@ class RoundWeights(Pass):
         quantized, floating = StagedRun(graph, samples), StagedRun(record.reference, samples)
         rounded = biases = 0
         for layer in layers:
-            moments = self._moments(layer, floating, quantized, len(samples), ctx.seed)
-            if np.isfinite(moments.qq).all() and np.isfinite(layer.float_weight()).all():
-                rounded += self._round(layer, moments)
-                biases += self._set_bias(layer, moments, graph)
+            h, means = self._moments(layer, floating, quantized, len(samples), ctx.seed)
+            if np.isfinite(h).all() and np.isfinite(layer.float_weight()).all():
+                rounded += self._round(layer, h)
+                biases += _set_bias(layer, *means, graph)
         return PassResult(rounded + biases > 0, {"rounded": rounded, "biases": biases})
 
-    def _moments(self, layer: Layer, floating: StagedRun, quantized: StagedRun, samples: int, seed: int) -> Moments:
+    def _moments(
+        self, layer: Layer, floating: StagedRun, quantized: StagedRun, samples: int, seed: int
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Second moments of what the layer reads; the means of that in the float and in the quantised graph, a sample.
+
+        Means take every position: their errors would add up in the mean over a layer's positions, where those of weights
+        do not.
+        """
         groups, _, k = layer.rows(layer.float_weight()).shape
-        wanted = max(self.columns, _COLUMNS_PER_WEIGHT * k)
-        positions = max(1, -(-wanted // samples))
+        positions = max(1, -(-max(self.columns, _COLUMNS_PER_WEIGHT * k) // samples))
         moments = Moments.empty(groups, k)
+        means: list[tuple[Array, Array]] = []
         for i, (x, x_q) in enumerate(_inputs(layer, floating, quantized)):
             moments.add(columns(layer, x_q, positions, np.random.default_rng((seed, i))))
-            moments.add_means(column_sums(layer, x), column_sums(layer, x_q))
+            means.append((column_means(layer, x), column_means(layer, x_q)))
         moments.close(central=layer.takes_bias)
-        return moments
+        return moments.qq, (np.stack([m[0] for m in means]), np.stack([m[1] for m in means]))
 
-    def _round(self, layer: Layer, m: Moments) -> bool:
+    def _round(self, layer: Layer, h: Array) -> bool:
         w = layer.rows(layer.float_weight()).astype(np.float64)
-        q = round_rows(
-            w,
-            layer.scale_rows(),
-            layer.zero_rows(),
-            layer.params.limits,
-            damped(m.qq, self.damping),
-            sweeps=self.sweeps,
-        )
+        h = damped(h, self.damping)
+        q = round_rows(w, layer.scale_rows(), layer.zero_rows(), layer.params.limits, h, sweeps=self.sweeps)
         return layer.store(layer.unrows(q))
 
-    def _set_bias(self, layer: Layer, m: Moments, graph: Graph) -> bool:
-        """The bias that makes the means of the outputs equal to those of the float graph."""
-        if not layer.takes_bias:
-            return False
-        w = layer.rows(layer.float_weight()).astype(np.float64)
-        w_q = (layer.rows(layer.integers()) - layer.zero_rows()) * layer.scale_rows()
-        shift = np.einsum("gok,gk->go", w, m.mean_f) - np.einsum("gok,gk->go", w_q, m.mean_q)
-        return layer.set_bias(layer.reference_bias() + shift.reshape(-1), graph)
+
+def _set_bias(layer: Layer, mean: Array, mean_q: Array, graph: Graph) -> bool:
+    """The bias that takes away the shift of the output; means [samples, groups, k] of what the layer reads."""
+    if not layer.takes_bias:
+        return False
+    w = layer.rows(layer.float_weight()).astype(np.float64)
+    w_q = (layer.rows(layer.integers()) - layer.zero_rows()) * layer.scale_rows()
+    shift = np.einsum("gok,sgk->sgo", w, mean) - np.einsum("gok,sgk->sgo", w_q, mean_q)
+    return layer.set_bias(layer.reference_bias() + middle_mean(shift.reshape(len(shift), -1)), graph)
 
 
 def _inputs(layer: Layer, floating: StagedRun, quantized: StagedRun) -> Iterator[tuple[Array, Array]]:

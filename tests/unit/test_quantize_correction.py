@@ -9,8 +9,9 @@ from edgec.diagnostics import EdgecError
 from edgec.graph import Graph, constant, ir
 from edgec.passes.prepare.infer_shapes import InferShapes
 from edgec.passes.quantize.correct_bias import CorrectBias
+from edgec.passes.quantize.correction import middle_mean
 from edgec.passes.quantize.layers import find_layers
-from edgec.passes.quantize.moments import column_sums, columns
+from edgec.passes.quantize.moments import column_means, columns
 from edgec.passes.quantize.quantize import Quantize
 from edgec.passes.quantize.round_weights import RoundWeights
 from edgec.passes.quantize.rounding import damped, output_error, round_rows
@@ -90,7 +91,14 @@ def test_correct_bias_makes_the_means_equal() -> None:
     samples = list(_samples(40, 1))
     float_run, stored_run = (Session(g, all_values=["c3"]) for g in (graph, quantized))
     means = [np.mean([s.run(x)["c3"] for x in samples], axis=(0, 1, 3, 4)) for s in (float_run, stored_run)]
-    np.testing.assert_allclose(means[0], means[1], atol=1e-3 * np.abs(means[0]).max())
+    np.testing.assert_allclose(means[0], means[1], atol=0.01 * np.abs(means[0]).max())
+
+
+def test_a_few_odd_samples_do_not_decide() -> None:
+    usual = np.random.default_rng(0).standard_normal((40, 3)) * 0.1 + 1.0
+    odd = np.concatenate([usual, np.full((4, 3), 100.0)])
+    np.testing.assert_allclose(middle_mean(odd), usual.mean(axis=0), atol=0.05)
+    np.testing.assert_allclose(middle_mean(usual[:1]), usual[0])
 
 
 def test_a_layer_without_bias_gets_one_in_int32() -> None:
@@ -169,9 +177,7 @@ def test_columns_are_im2col(stride: int, groups: int) -> None:
     got = layer.rows(layer.float_weight()) @ columns(layer, x, 1000, rng)
     want = Session(graph).run({"x": x})["y"]
     np.testing.assert_allclose(got.reshape(8, -1), want.reshape(8, -1), rtol=1e-4, atol=1e-5)
-    sums, count = column_sums(layer, x)
-    assert count == got.shape[2]
-    np.testing.assert_allclose(sums, columns(layer, x, 1000, rng).sum(axis=2), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(column_means(layer, x), columns(layer, x, 1000, rng).mean(axis=2), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(layer.unrows(layer.rows(layer.integers())), layer.integers())
 
 
