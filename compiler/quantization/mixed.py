@@ -22,7 +22,7 @@ Evaluate = Callable[[frozenset[str]], Score]
 LAYER_COST = 0.002
 """Each layer kept costs this part of all multiply-accumulates besides its own: its inputs and outputs are converted."""
 
-LOOKED_AT = 96
+LOOKED_AT = 64
 """Layers whose worth is predicted anew in each step of the search."""
 
 NEGLIGIBLE = 1e-3

@@ -128,8 +128,8 @@ class Sensitivity:
 
     def power(self, keep: Collection[str] = ()) -> float:
         """Predicted error power at the outputs, relative to theirs, with `keep` in float."""
-        on = self.active(keep)
-        return max(float(self.gram[np.ix_(on, on)].sum()), 0.0)
+        on = self.active(keep).astype(np.float64)
+        return max(float(on @ self.gram @ on), 0.0)
 
     def sqnr_db(self, keep: Collection[str] = ()) -> float:
         """The same in dB."""
