@@ -112,24 +112,32 @@ class Sensitivity:
         )
 
     @cached_property
-    def gram(self) -> npt.NDArray[np.float64]:
-        """Mean products of contributions, [terms, terms]: a choice's error power is the sum over its terms.
+    def _trust(self) -> float:
+        """How much of the products of two terms' contributions is more than chance, 0..1.
 
-        Of few runs many products are chance, and a search would find those that cancel: products of two terms are
-        shrunk by what their scatter says (Schaefer and Strimmer, 2005).
+        Of few runs many products are chance, and a search would find those that cancel: they are shrunk by what their
+        scatter says (Schaefer and Strimmer, 2005).
         """
         c, n = self.contributions, len(self.contributions)
         products = c.T @ c / n
         scatter = (np.square(c).T @ np.square(c) / n - np.square(products)) / max(n - 1, 1)
         apart = ~np.eye(len(products), dtype=bool)
         size = float(np.square(products[apart]).sum())
-        trust = max(0.0, 1 - float(scatter[apart].sum()) / size) if size > 0 else 1.0
-        return np.where(apart, trust * products, products)
+        return min(1.0, max(0.0, 1 - float(scatter[apart].sum()) / size)) if size > 0 else 1.0
+
+    @cached_property
+    def _alone(self) -> npt.NDArray[np.float64]:
+        """Mean square of each term's contribution. [terms]"""
+        power: npt.NDArray[np.float64] = np.mean(np.square(self.contributions), 0)
+        return power
 
     def power(self, keep: Collection[str] = ()) -> float:
         """Predicted error power at the outputs, relative to theirs, with `keep` in float."""
-        on = self.active(keep).astype(np.float64)
-        return max(float(on @ self.gram @ on), 0.0)
+        if not self.terms:
+            return 0.0
+        on = self.active(keep)
+        together = float(np.mean(np.square(self.contributions[:, on].sum(1))))
+        return self._trust * together + (1 - self._trust) * float(self._alone[on].sum())
 
     def sqnr_db(self, keep: Collection[str] = ()) -> float:
         """The same in dB."""
