@@ -120,8 +120,9 @@ def _fit(graph: Graph, ctx: PassContext, scheme: Scheme) -> dict[str, int]:
 
 
 def _eight(kind: QuantKind | None, others: tuple[str, ...]) -> Eight:
-    """The eight-bit type to go over to; "keep" where both will do."""
-    if kind is None or kind.dtype not in ("int8", "uint8") or {"int8", "uint8"} <= {kind.dtype, *others}:
+    """The eight-bit type to go over to: the scheme's own, even where it takes the other, for that is the one with kernels;
+    "keep" where both will do and a zero point could become 0 that may not."""
+    if kind is None or kind.dtype not in ("int8", "uint8") or (others and kind.nonzero):
         return "keep"
     return "int8" if kind.dtype == "int8" else "uint8"
 
