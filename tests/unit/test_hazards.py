@@ -537,3 +537,24 @@ def test_scores_of_a_layer_shared_with_boxes_survive_once_it_is_split() -> None:
 
 def test_values_to_observe_are_those_of_the_head() -> None:
     assert hazard_values(detector()) == ["box", "logits", "boxes", "scores", "out"]
+
+
+def test_a_normalisation_read_by_products_and_an_addition_is_split_and_then_smoothed() -> None:
+    from edgec.passes.quantize.smooth import Smooth
+    from edgec.passes.quantize.split_norms import SplitNorms
+
+    net = """<ir_version: 10, opset_import: ["" : 24]> g (float[1,3,4] x) => (float[1,3,4] y)
+        <float[4] g1 = {1, 30, 1, 1}, float[4] b1 = {0, 0, 0.5, 0}, float[4,4] w = {1,2,3,4,4,3,2,1,1,1,1,1,2,2,2,2}>
+        { n = LayerNormalization<axis = -1>(x, g1, b1)  p = MatMul(n, w)  y = Add(p, n) }"""
+    graph = Graph.from_text(net)
+    PassManager([InferShapes()]).run(graph)
+    samples = [{"x": np.random.default_rng(i).standard_normal((1, 3, 4)).astype(np.float32)} for i in range(4)]
+    ctx = PassContext(calibration=Samples(lambda: iter(samples), describe="four"))
+    alone = graph.clone()
+    assert not Smooth().run(alone, ctx).changed  # the addition reads it too
+    after = graph.clone()
+    assert SplitNorms().run(after, ctx).stats == {"norms": 1}
+    assert not SplitNorms().run(after, ctx).changed
+    assert_equivalent(graph, after, rtol=0, atol=0)
+    assert Smooth(alpha=0.5).run(after, ctx).changed
+    assert_equivalent(graph, after)
