@@ -20,7 +20,7 @@ QUANTIZE = "quantize"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """All that is given must hold on the verification samples. `metric`: "file.py:function"; see docs/quantization.md."""
+    """All that is given must hold on the verification samples. `metric`: "file.py:function"; see docs/mixed-precision.md."""
 
     min_sqnr: float | None = None
     """dB, of the output where it is lowest."""
