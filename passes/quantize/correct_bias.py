@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph, ir
-from edgec.passes.quantize.correction import calibration_of, middle_mean, staged_samples
+from edgec.passes.quantize.correction import calibration_of, middle_mean, nothing_to_correct, staged_samples
 from edgec.passes.quantize.layers import Layer, find_layers
 from edgec.passes.quantize.staged_run import StagedRun
 from edgec.pipeline import Pass, PassContext, PassResult
@@ -35,7 +35,7 @@ class CorrectBias(Pass):
         EdgecError: EC0730 nothing has been quantised; EC0731 no calibration data.
     """
 
-    samples: int = 64
+    samples: int = 32
     memory: int = 1024
 
     name: ClassVar[str] = "correct-bias"
@@ -43,6 +43,8 @@ class CorrectBias(Pass):
     needs_calibration: ClassVar[bool] = True
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
+        if nothing_to_correct(ctx):
+            return PassResult(False)
         record, calibration = calibration_of(self.name, ctx)
         layers = [layer for layer in find_layers(graph, record) if layer.takes_bias]
         samples = staged_samples(record.reference, calibration, self.samples, self.memory)
