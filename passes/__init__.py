@@ -65,6 +65,8 @@ _QUANTIZE: dict[str, str] = {
     "adopt-quantized": "AdoptQuantized",
     "split-sigmoids": "SplitSigmoids",
     "split-heads": "SplitHeads",
+    "split-norms": "SplitNorms",
+    "smooth": "Smooth",
     "equalize": "Equalize",
     "quantize": "Quantize",
     "round-weights": "RoundWeights",
