@@ -275,7 +275,7 @@ def test_int8_needs_calibration() -> None:
     sdk = FakeSdk()
     with pytest.raises(EdgecError) as caught:
         edgec.compile(two_inputs(), target="rk3588", precision="int8", toolchains=sdk)  # type: ignore[arg-type]
-    assert [d.code for d in caught.value.diagnostics] == ["EC0731"]  # nothing in it that edgec would quantise
+    assert [d.code for d in caught.value.diagnostics] == ["EC0460"]  # nothing in it that edgec would quantise
     assert sdk.requests == []
     with pytest.raises(EdgecError) as caught:
         edgec.compile(two_inputs(), target="rk3588", precision="int8", effort="low", toolchains=sdk)  # type: ignore[arg-type]
