@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 Arrays = dict[str, npt.NDArray[Any]]
 
 
+def nothing_to_correct(ctx: PassContext) -> bool:
+    """Whether `quantize` ran and stored nothing: the model arrived quantised, or nothing in it can be."""
+    record = ctx.quantization
+    return record is not None and not record.weights and not record.activations
+
+
 def calibration_of(name: str, ctx: PassContext) -> tuple[QuantRecord, Samples]:
     """The record and the calibration data of a context.
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph
-from edgec.passes.quantize.correction import calibration_of, staged_samples
+from edgec.passes.quantize.correction import calibration_of, nothing_to_correct, staged_samples
 from edgec.passes.quantize.layers import Layer, find_layers
 from edgec.passes.quantize.moments import Moments, columns
 from edgec.passes.quantize.rounding import damped, output_error, round_rows
@@ -51,6 +51,8 @@ class Gptq(Pass):
     contract: ClassVar[Contract] = "lossy"
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
+        if nothing_to_correct(ctx):
+            return PassResult(False)
         record, calibration = calibration_of(self.name, ctx)
         layers = [x for x in find_layers(graph, record) if x.node.op_type in ("MatMul", "Gemm")]
         layers = [x for x in layers if x.params.dtype in ("int4", "uint4", "int8", "uint8")]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph
-from edgec.passes.quantize.correction import calibration_of, middle_mean, staged_samples
+from edgec.passes.quantize.correction import calibration_of, middle_mean, nothing_to_correct, staged_samples
 from edgec.passes.quantize.layers import Layer, find_layers
 from edgec.passes.quantize.moments import Moments, column_means, columns
 from edgec.passes.quantize.rounding import damped, round_rows
@@ -56,6 +56,8 @@ class RoundWeights(Pass):
     needs_calibration: ClassVar[bool] = True
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
+        if nothing_to_correct(ctx):
+            return PassResult(False)
         record, calibration = calibration_of(self.name, ctx)
         layers = [x for x in find_layers(graph, record) if x.node.op_type != "ConvTranspose"]
         samples = staged_samples(record.reference, calibration, self.samples, self.memory)

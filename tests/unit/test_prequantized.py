@@ -468,6 +468,16 @@ def test_quantize_adds_nothing_and_needs_no_calibration(text: str) -> None:
     assert g.to_bytes() == before
 
 
+@pytest.mark.parametrize("effort", ["low", "medium", "high"])
+def test_compiling_a_quantised_model_needs_no_calibration(effort: Any) -> None:
+    import edgec
+
+    g = Graph.from_text(HEAD + CONV.replace("SIGNED", "3"))
+    made = edgec.compile(g, target="x86-64", precision="int8", effort=effort)
+    assert {"EC0792", "EC0794"} <= {d.code for d in made.diagnostics}
+    assert made.graph.op_counts() == g.op_counts()
+
+
 def test_without_a_target_nothing_is_done() -> None:
     g, ctx = Graph.from_text(HEAD + QOPERATOR), PassContext()
     assert not AdoptQuantized().run(g, ctx).changed
