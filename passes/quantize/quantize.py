@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from edgec.diagnostics import error
 from edgec.graph import Graph, constant
+from edgec.passes.quantize.best_method import best_method, trial_folder
 from edgec.passes.quantize.bias import bias_params
 from edgec.passes.quantize.hazards import Hazards, find_hazards, hazard_values
 from edgec.passes.quantize.insert import Inserter, WeightKey, weight_key
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from edgec.specs.scheme import Scheme
 
 Method = Literal["mse", "minmax", "moving-average", "percentile", "entropy"]
+"""How a range is chosen from what was seen: see `edgec.quantization.ranges`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Quantize(Pass):
 
     scheme: str = ""
     """A name of specs/quantization; by default that of the target's precision."""
-    method: Method = "mse"
+    method: Method | Literal["best"] = "mse"
+    """"best" tries several and keeps the one whose result is closest to the float model."""
     percentile: float = 99.999
     weights: Literal["mse", "minmax"] = "mse"
     keep: tuple[str, ...] = ()
@@ -63,6 +67,9 @@ class Quantize(Pass):
             ctx.diagnostics.note("EC0794", f"the model is quantised already: {arrived}; quantize adds nothing")
             ctx.quantization = QuantRecord(graph.clone(), scheme)  # for the passes that correct: nothing to do
             return PassResult(False)
+        if self.method == "best":
+            with trial_folder() as folder:
+                return best_method(self, graph, ctx, Path(folder)).run(graph, ctx)
         setting = Setting(ctx.precision or "", ctx.target.platform if ctx.target is not None else "", graph.opset)
         keep = dict.fromkeys(self.keep, "kept in float as asked")
         stored = StoredWeights(graph)

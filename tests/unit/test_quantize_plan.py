@@ -251,3 +251,17 @@ def test_samples_may_be_endless_in_number_but_are_read_once() -> None:
     samples = Samples(read, describe="counted", count=3)  # type: ignore[arg-type]
     Quantize(scheme="onnxruntime-int8").run(g.clone(), PassContext(calibration=samples))
     assert len(reads) == 1
+
+
+def test_the_best_method_is_named_and_at_least_as_good_as_the_default() -> None:
+    g = graph("c = Conv(x, w, b) r = Relu(c) a = Add(r, x) y = Conv(a, w, b)", CONV)
+    best, ctx = quantised(g, method="best")
+    (note,) = [d for d in ctx.diagnostics if d.code == "EC0225"]
+    assert "mse" in note.message
+    default, _ = quantised(g)
+    rows = list(generated_samples(g, 4))
+    errors = [
+        sum(float(((Session(g).run(x)["y"] - Session(q).run(x)["y"]) ** 2).sum()) for x in rows)
+        for q in (best, default)
+    ]
+    assert errors[0] <= errors[1] * 1.0001
