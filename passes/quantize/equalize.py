@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+ALPHAS = (0.0, 0.25)
+"""Half and more, which the noise counted here would often choose, made cifar10_resnet20 0.7 to 1 dB worse."""
 
 _LARGEST = 64.0
 """No factor is larger: a channel that was nearly silent in calibration may not be so elsewhere."""
