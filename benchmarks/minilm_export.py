@@ -84,7 +84,7 @@ def main() -> None:
             mean = (states * counts).sum(1) / counts.sum(1).clamp(min=1e-9)
             return torch.nn.functional.normalize(mean, dim=-1)
 
-    example = tuple(torch.from_numpy(tokens["questions"][0][i : i + 1]) for i in (0, 1))
+    example = tuple(torch.from_numpy(tokens["questions"][:1, i]) for i in (0, 1))
     torch.onnx.export(
         Embedding().eval(), example, str(folder / "minilm.onnx"), dynamo=False, opset_version=17,
         input_names=["input_ids", "attention_mask"], output_names=["embedding"],

@@ -79,7 +79,7 @@ def edgec_quantize(model: Path, out: Path, tokens: Feeds, how: dict[str, object]
     from edgec.specs.schema import builtin_pipeline, builtin_target
 
     graph = edgec.Graph.load(model)
-    steps = [*builtin_pipeline("float").steps, *how["before"], {"quantize": how["options"]}]  # type: ignore[misc]
+    steps = [*builtin_pipeline("float").steps, *how["before"], {"quantize": how["options"]}, "widen-biases"]  # type: ignore[misc]
     steps += [{"lower-opset": {"to": 21}}, "remove-dead"]
     calibration = Samples(lambda: feeds(tokens["calibration"]), describe="sentences")
     ctx = PassContext(target=builtin_target("x86-64"), precision="int8", calibration=calibration)
@@ -102,8 +102,8 @@ def ort_static(model: Path, out: Path, tokens: Feeds) -> None:
 
 
 def feeds(tokens: np.ndarray) -> Iterator[Feeds]:
-    """One sentence a sample; `tokens` is [2, sentences, length]: ids and mask."""
-    for ids, mask in zip(*tokens, strict=True):
+    """One sentence a sample; `tokens` is [sentences, 2, length]: ids and mask."""
+    for ids, mask in tokens:
         yield {"input_ids": ids[None], "attention_mask": mask[None]}
 
 

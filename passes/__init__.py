@@ -66,6 +66,7 @@ _QUANTIZE: dict[str, str] = {
     "split-sigmoids": "SplitSigmoids",
     "split-heads": "SplitHeads",
     "split-norms": "SplitNorms",
+    "widen-biases": "WidenBiases",
     "smooth": "Smooth",
     "equalize": "Equalize",
     "quantize": "Quantize",

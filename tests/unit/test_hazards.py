@@ -558,3 +558,19 @@ def test_a_normalisation_read_by_products_and_an_addition_is_split_and_then_smoo
     assert_equivalent(graph, after, rtol=0, atol=0)
     assert Smooth(alpha=0.5).run(after, ctx).changed
     assert_equivalent(graph, after)
+
+
+def test_biases_of_stored_products_get_the_rank_that_keeps_them_from_becoming_a_gemm() -> None:
+    from edgec.passes.quantize.quantize import Quantize
+    from edgec.passes.quantize.widen_biases import WidenBiases
+
+    graph = Graph.from_text("""<ir_version: 10, opset_import: ["" : 24]> g (float[1,3,4] x) => (float[1,3,2] y)
+        <float[4,2] w = {1,2,3,4,4,3,2,1}, float[2] b = {1,2}> { p = MatMul(x, w)  y = Add(p, b) }""")
+    PassManager([InferShapes()]).run(graph)
+    samples = [{"x": np.random.default_rng(i).standard_normal((1, 3, 4)).astype(np.float32)} for i in range(4)]
+    ctx = PassContext(calibration=Samples(lambda: iter(samples), describe="four"), precision="int8")
+    assert not WidenBiases().run(graph.clone(), ctx).changed  # in float a Gemm is right
+    PassManager([Quantize(scheme="onnxruntime-int8")]).run(graph, ctx)
+    before = graph.clone()
+    assert WidenBiases().run(graph, ctx).stats == {"biases": 1}
+    assert_equivalent(before, graph, rtol=0, atol=0)
