@@ -110,7 +110,14 @@ def quantize(
     tell("done")
     seconds = time.perf_counter() - start
     return Quantized(
-        lowered.graph, ctx.quantization or None, comparison, lowered.records, lowered.pipeline, notes, seconds, lowered.mixed
+        lowered.graph,
+        ctx.quantization or None,
+        comparison,
+        lowered.records,
+        lowered.pipeline,
+        notes,
+        seconds,
+        lowered.mixed,
     )
 
 

@@ -72,6 +72,7 @@ _QUANTIZE: dict[str, str] = {
     "quantize": "Quantize",
     "round-weights": "RoundWeights",
     "correct-bias": "CorrectBias",
+    "gptq": "Gptq",
     "dynamic-matmul": "DynamicMatMul",
 }
 

@@ -105,7 +105,7 @@ def concats(scene: Scene) -> Iterator[Finding]:
         if inside:
             yield Finding("EC0850", node, message, "range conflict", (node,), figures=figures)
         else:
-            hint = "run balance-concats before quantize: it scales the narrow part up, and the next weights down"
+            hint = "keep its readers in float (--keep), or run equalize before quantize: it scales channels where that is free"
             yield Finding("EC0860", node, message, "range conflict", hint=hint, figures=figures)
 
 
