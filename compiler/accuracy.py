@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgec.diagnostics import error
 
@@ -34,6 +34,13 @@ class Accuracy:
         return any(v is not None for v in (self.min_sqnr, self.min_agreement, self.max_drop))
 
 
+@runtime_checkable
+class Settles(Protocol):
+    """A pass with options that stand for a choice made anew each time it runs."""
+
+    def settled(self, graph: Graph, ctx: PassContext) -> Pass: ...
+
+
 def quantize_at(passes: Sequence[Pass]) -> int | None:
     """Where the quantising pass stands, None where there is none."""
     return next((i for i, p in enumerate(passes) if p.name == QUANTIZE), None)
@@ -57,6 +64,8 @@ def keep_enough(
     from edgec.quantization.mixed_runs import search_mixed
 
     first = passes[0]
+    if isinstance(first, Settles):
+        first = first.settled(graph, ctx)
     correcting = _while_calibrating(passes[1:])
 
     def make(keep: frozenset[str], ranges: str) -> list[Pass]:

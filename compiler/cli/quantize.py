@@ -32,7 +32,7 @@ def quantize(
     effort: o.EffortOption = "medium",
     method: Annotated[
         str | None,
-        typer.Option("--method", help="Ranges: mse (default), minmax, moving-average, percentile or entropy."),
+        typer.Option("--method", help="Ranges: best, mse, minmax, moving-average, percentile or entropy."),
     ] = None,
     keep: Annotated[
         list[str] | None, typer.Option("--keep", metavar="NODE", help="A node that stays in float; repeat for more.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -100,6 +100,13 @@ class Quantize(Pass):
         ctx.quantization = record
         counts = {"activations": len(plan.activations), "weights": len(plan.weights), "kept": len(plan.kept)}
         return PassResult(bool(plan.activations or plan.weights), counts)
+
+    def settled(self, graph: Graph, ctx: PassContext) -> Quantize:
+        """This pass with "best" replaced by the method it stands for on this graph, for who runs it many times."""
+        if self.method != "best":
+            return self
+        with trial_folder() as folder:
+            return replace(best_method(self, graph, ctx, Path(folder)), ranges=self.ranges)
 
     def _scheme(self, ctx: PassContext) -> Scheme:
         if self.scheme:
