@@ -10,7 +10,7 @@ from edgec.graph import Graph, constant, ir
 from edgec.passes.prepare.infer_shapes import InferShapes
 from edgec.passes.quantize.correct_bias import CorrectBias
 from edgec.passes.quantize.correction import middle_mean
-from edgec.passes.quantize.layers import find_layers
+from edgec.passes.quantize.layers import Layer, find_layers
 from edgec.passes.quantize.moments import column_means, columns
 from edgec.passes.quantize.quantize import Quantize
 from edgec.passes.quantize.round_weights import RoundWeights
@@ -196,3 +196,24 @@ def test_rounding_finds_nearly_the_best_of_all() -> None:
         best = np.minimum(best, output_error(w, np.floor(w / 0.5) + np.array(step), scale, zero, h)[0])
     assert found.sum() < 0.5 * nearest.sum()
     assert found.sum() < 1.6 * best.sum()
+
+
+def test_rounding_that_makes_the_network_worse_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of nonsense are stored where rounding would store fitted ones."""
+    float_net, quantized, ctx = _quantized()
+    before = quantized.clone()
+
+    def nonsense(self: RoundWeights, layer: Layer, h: np.ndarray) -> bool:
+        low, _ = layer.params.limits
+        return layer.store(np.full_like(layer.integers(), low))
+
+    monkeypatch.setattr(RoundWeights, "_round", nonsense)
+    result = RoundWeights().run(quantized, ctx)
+    assert "rounded" not in result.stats
+    assert [d.code for d in ctx.diagnostics if d.code == "EC0733"]
+    rows = list(_samples(8, 9))
+    error = [
+        sum(float(((Session(float_net).run(x)["y"] - Session(g).run(x)["y"]) ** 2).sum()) for x in rows)
+        for g in (quantized, before)
+    ]
+    assert error[0] <= error[1] * 1.05
