@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def best_method(p: Quantize, graph: Graph, ctx: PassContext, folder: Path) -> Qu
     if ctx.calibration is None:
         return dataclasses.replace(p, method="mse")
     every = max(1, len(ctx.calibration) // SAMPLES)
-    samples = [x for i, x in enumerate(ctx.calibration) if i % every == 0][:SAMPLES]
+    samples = list(islice(ctx.calibration, 0, every * SAMPLES, every))
     reference = list(Session(graph).run_all(samples))
     ranges = folder / "calibration.json"
     scores: dict[Method, float] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -85,9 +86,9 @@ class RoundWeights(Pass):
         are any; else `graph` becomes that: a layer that fits better need not make a network that does (measured).
         """
         record, calibration = calibration_of(self.name, ctx)
-        rows = list(calibration)
-        held = rows[used : used + _JUDGED] if len(rows) >= used + _JUDGED // 2 else rows[-_JUDGED:]
-        CorrectBias(samples=min(self.samples, 32), memory=self.memory).run(rival, ctx)
+        first = used if len(calibration) >= used + _JUDGED // 2 else max(0, len(calibration) - _JUDGED)
+        held = list(islice(calibration, first, first + _JUDGED))
+        CorrectBias(samples=min(self.samples, CorrectBias.samples), memory=self.memory).run(rival, ctx)
         want = list(Session(record.reference).run_all(held))
         scores = [compare(want, Session(g, optimise=True).run_all(held)).worst_sqnr_db for g in (graph, rival)]
         if scores[0] >= scores[1]:

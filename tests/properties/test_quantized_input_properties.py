@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +20,6 @@ from edgec.specs.schema import builtin_pipeline
 
 FEW, MANY, GROUP = 24, 240, 8
 PREPARE = ["constants-to-initializers", "upgrade-opset", "infer-shapes", "fold-constants", "eliminate-noops"]
-
-
-@pytest.fixture(scope="module")
-def random_graphs() -> Iterator[Any]:
-    folder = str(Path(__file__).parent)
-    sys.path.insert(0, folder)
-    try:
-        yield importlib.import_module("random_graphs")
-    finally:
-        sys.path.remove(folder)
 
 
 def arrived(random_graphs: Any, seed: int, scheme: str) -> tuple[Graph, Samples]:

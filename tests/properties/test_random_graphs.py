@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,17 +29,6 @@ STEPS: dict[str, dict[str, Any]] = {"lower-opset": {"to": 21}}
 """Options of passes that mean nothing without."""
 
 PREPARE = ["constants-to-initializers", "upgrade-opset", "infer-shapes"]
-
-
-@pytest.fixture(scope="module")
-def random_graphs() -> Iterator[Any]:
-    """The modules beside this file: tests are no package."""
-    folder = str(Path(__file__).parent)
-    sys.path.insert(0, folder)
-    try:
-        yield importlib.import_module("random_graphs")
-    finally:
-        sys.path.remove(folder)
 
 
 @pytest.fixture(scope="module")
