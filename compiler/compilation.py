@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgec import __version__
 from edgec.accuracy import Accuracy
 from edgec.api import Compiled
-from edgec.diagnostics import Diagnostics, EdgecError, Location, error
+from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.graph import Graph
 from edgec.lowering import Verify, freeze, lower
 from edgec.manifest import build_manifest
@@ -24,8 +24,8 @@ from edgec.placement import differences
 from edgec.plugins import Registry
 from edgec.recipe import Step
 from edgec.report import ArtifactFacts, ModelFacts, Report
-from edgec.samples import Preprocess, Samples, generated_samples, open_samples
-from edgec.samples.inputs import input_specs
+from edgec.samples import Preprocess, Samples, generated_samples
+from edgec.samples.given import given_samples
 from edgec.target import Artifact, EmitJob, Target
 from edgec.verify import FloatModel, verify_artifact
 
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from edgec.placement import Placement
     from edgec.specs.schema import Effort
     from edgec.toolchain import ToolchainManager, Worker
-
-VERIFY_SAMPLES, JUDGED_SAMPLES = 8, 32
-"""How many calibration samples verification takes where no samples of its own are given; the second number where an
-accuracy is asked for, and choices depend on it."""
 
 
 @dataclass
@@ -156,13 +152,10 @@ class Compilation:
         if self.input_shapes:
             graph = graph.clone()
             freeze(graph, self.input_shapes, self.registry)
-        calibration = _samples(self.calibration, graph, self.preprocess, self.diagnostics)
-        given = _samples(self.samples, graph, self.preprocess, self.diagnostics)
-        if given is not None:
-            return calibration, given
-        if calibration is None:
-            return None, generated_samples(graph)
-        return calibration, calibration.take(JUDGED_SAMPLES if self.accuracy else VERIFY_SAMPLES)
+        calibration, checked = given_samples(
+            self.calibration, self.samples, graph, self.preprocess, self.diagnostics, choosing=bool(self.accuracy)
+        )
+        return calibration, checked if checked is not None else generated_samples(graph)
 
     def _model_hash(self) -> str:
         """SHA-256 of the file, or of the graph where one was given: it may have been changed since it was loaded."""
@@ -200,32 +193,6 @@ def _about_generated(samples: Samples) -> Iterator[None]:
         if samples.generated:
             e.add_note("the inputs were generated; the model may need real ones: give some with --samples")
         raise
-
-
-def _samples(source: Any, graph: Graph, preprocess: Preprocess | None, notes: Diagnostics) -> Samples | None:
-    if source is None:
-        return None
-    if isinstance(source, Samples):
-        _check_first(source, graph)
-        return source
-    return open_samples(source, graph, preprocess=preprocess, diagnostics=notes)
-
-
-def _check_first(samples: Samples, graph: Graph) -> None:
-    """Samples an embedder made: what `open_samples` promises of names and shapes is not known of them. One is read."""
-    first, where = next(iter(samples), None), Location(samples.describe)
-    if first is None:
-        raise error("EC0702", "there are no samples", where)
-    for spec in input_specs(graph):
-        if spec.name not in first:
-            what = f"no value for input {spec.name!r}"
-            raise error("EC0704", what, where, f"the samples have {', '.join(first) or 'nothing'}")
-        have = first[spec.name].shape
-        want = spec.shape
-        if want is None:
-            continue
-        if len(want) != len(have) or any(w not in (None, h) for w, h in zip(want, have, strict=True)):
-            raise error("EC0705", f"input {spec.name!r} is {spec}, the first sample has shape {list(have)}", where)
 
 
 def _differences(placement: Placement, artifact: Artifact, notes: Diagnostics) -> tuple[Mapping[str, Any], ...]:

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.accuracy import Accuracy
@@ -17,16 +16,13 @@ from edgec.lowering import freeze, lower
 from edgec.pipeline import Instrument, PassContext, PassRecord
 from edgec.plugins import Registry
 from edgec.quantization.record import QuantRecord
-from edgec.samples import Preprocess, Samples, open_samples
+from edgec.samples import Preprocess, Samples
+from edgec.samples.given import JUDGED_SAMPLES, given_samples
 
 if TYPE_CHECKING:
     from edgec.quantization.mixed import Mixed
     from edgec.recipe import Step
     from edgec.specs.schema import Effort, TargetSpec
-
-VERIFY_SAMPLES, JUDGED_SAMPLES = 8, 32
-"""How many calibration samples the result is compared on where no other samples are given; the second number where an
-accuracy is asked for, and choices depend on it."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +82,7 @@ def quantize(
     if input_shapes:
         shaped = graph.clone()
         freeze(shaped, input_shapes, registry)
-    inputs = _open(calibration, shaped, preprocess, notes)
-    checked = _open(samples, shaped, preprocess, notes)
-    if checked is None and inputs is not None:
-        checked = inputs.take(JUDGED_SAMPLES if accuracy else VERIFY_SAMPLES)
+    inputs, checked = given_samples(calibration, samples, shaped, preprocess, notes, choosing=bool(accuracy))
     steps = with_options(chosen.pipeline(precision, effort), "quantize", options or {})
     ctx = PassContext(diagnostics=notes, samples=checked, calibration=inputs)
     tell("quantise")
@@ -156,11 +149,3 @@ def _quantised_precision(spec: TargetSpec) -> str:
             return name
     hint = "a target with a quantisation scheme, such as x86-64; `edgec targets` lists them"
     raise error("EC0224", f"{spec.name} has no precision that edgec quantises for", hint=hint)
-
-
-def _open(source: Any, graph: Graph, preprocess: Preprocess | None, notes: Diagnostics) -> Samples | None:
-    if source is None or isinstance(source, Samples):
-        return source
-    return open_samples(
-        Path(source) if isinstance(source, os.PathLike) else source, graph, preprocess=preprocess, diagnostics=notes
-    )
