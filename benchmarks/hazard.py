@@ -25,7 +25,8 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 from peers import inputs
-from peers.runs import Runs, hashed, kernels
+from peers.integer_share import integer_share
+from peers.runs import Runs, hashed
 from peers.tools import TOOLS
 
 INTEGER_CONV, FLOAT_CONV = {"QLinearConv", "ConvInteger"}, {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose"}
@@ -95,7 +96,7 @@ def row(tool: str, detector: Detector, want: np.ndarray, got: np.ndarray, model:
         f"{sqnr(want_score, got_score):.1f}",
         f"{sqnr(want_box, got_box):.1f}",
         f"{np.abs(want_box - got_box).mean():.2f}",
-        "{}/{}".format(*integer_convolutions(model)),
+        "{}/{}".format(*integer_share(model, INTEGER_CONV, FLOAT_CONV)),
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -116,19 +117,6 @@ def top(want: np.ndarray, got: np.ndarray, count: int) -> int:
 def sqnr(want: np.ndarray, got: np.ndarray) -> float:
     noise = float(((want.astype(np.float64) - got) ** 2).sum())
     return 10 * float(np.log10((want.astype(np.float64) ** 2).sum() / noise)) if noise else np.inf
-
-
-def integer_convolutions(model: Path) -> tuple[int, int]:
-    """(integer, all) in the graph that ONNX Runtime makes of the file."""
-    optimised = model.with_name(f"{model.stem}.optimised.onnx")
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(optimised)
-    options.log_severity_level = 4
-    ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    counts = kernels(optimised)
-    optimised.unlink()
-    integer = sum(counts.get(k, 0) for k in INTEGER_CONV)
-    return integer, integer + sum(counts.get(k, 0) for k in FLOAT_CONV)
 
 
 # --- the detectors -----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from peers.environments import python_of
-from peers.runs import kernels
+from peers.integer_share import integer_share
 
 import edgec
 from edgec.samples import Samples
@@ -121,7 +121,7 @@ def row(name: str, want: Embeddings, got: Embeddings, model: Path, seconds: floa
     noise = sum(float(((x - y) ** 2).sum()) for x, y in zip(want, got, strict=True))
     sqnr = 10 * np.log10(sum(float((x**2).sum()) for x in want) / noise) if noise else np.inf
     ranks = [np.argsort(np.argsort(s.reshape(-1))) for s in (want[0] @ want[1].T, similar)]
-    integer, of = integer_products(model)
+    integer, of = integer_share(model, INTEGER, FLOAT)
     cells = [
         name,
         f"{100 * (places == 1).mean():.1f}",
@@ -132,19 +132,6 @@ def row(name: str, want: Embeddings, got: Embeddings, model: Path, seconds: floa
         f"{seconds:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
-
-
-def integer_products(model: Path) -> tuple[int, int]:
-    """(integer, all) in the graph that ONNX Runtime makes of the file."""
-    optimised = model.with_name(f"{model.stem}.optimised.onnx")
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(optimised)
-    options.log_severity_level = 4
-    ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    counts = kernels(optimised)
-    optimised.unlink()
-    integer = sum(counts.get(k, 0) for k in INTEGER)
-    return integer, integer + sum(counts.get(k, 0) for k in FLOAT)
 
 
 if __name__ == "__main__":
