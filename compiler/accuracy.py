@@ -29,6 +29,8 @@ class Accuracy:
     max_drop: str | None = None
     """How much of the metric may be lost: "1%" of the float model's, or "0.5pt"."""
     metric: str | None = None
+    max_kept: float = 0.5
+    """Share of the multiply-accumulates that may leave integers to reach it, 0..1."""
 
     def __bool__(self) -> bool:
         return any(v is not None for v in (self.min_sqnr, self.min_agreement, self.max_drop))
@@ -80,6 +82,7 @@ def keep_enough(
         min_agreement=wanted.min_agreement,
         max_drop=Drop.parse(wanted.max_drop) if wanted.max_drop is not None else None,
         metric=load_metric(wanted.metric) if wanted.metric is not None else None,
+        max_kept=wanted.max_kept,
         progress=progress,
     )  # fmt: skip
     return [_keeping(first, frozenset(mixed.keep)), *passes[1:]], mixed

@@ -41,6 +41,8 @@ class PassContext:
     """What the quantising pass leaves for the passes after it."""
     rejections: dict[str, dict[str, str]] = field(default_factory=dict)
     """Rule -> {node: reason}: the matches rules declined, for `--why-not`."""
+    rules: set[str] = field(default_factory=set)
+    """Names of all rules that were tried, so that a misspelt one is told from one that never matched."""
     seed: int = 0
 
 
@@ -114,6 +116,7 @@ def rewrite_result(stats: RewriteStats, ctx: PassContext) -> PassResult:
     """Record declined matches in the context and turn the counts into a result."""
     for name, why in stats.rejected.items():
         ctx.rejections.setdefault(name, {}).update(why)
+    ctx.rules |= stats.tried
     return PassResult(bool(stats.applied), dict(stats.applied))
 
 

@@ -26,6 +26,8 @@ __all__ = [
 ]  # fmt: skip
 
 Where = Literal["accelerator", "fallback", "impossible"]
+CPU = "the CPU"
+"""`device` of a target without an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,13 @@ class Placement:
     macs_on_accelerator: int = 0
     units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Unit id -> the names of its nodes; the first is the one the kernel is named after."""
+    device: str = "the accelerator"
+    """What is meant by it, for people: `the CPU` on a target that has nothing else."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the target is the CPU itself: then nothing falls back to it."""
+        return self.device == CPU
 
     @property
     def boundary_bytes(self) -> int:
@@ -106,6 +115,7 @@ class Placement:
         return {
             "target": self.target,
             "precision": self.precision,
+            "device": self.device,
             "counts": dict(self.counts),
             "mac_share": self.mac_share,
             "macs": self.macs,
@@ -180,6 +190,7 @@ def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Place
         sum(work.values()),
         sum(m for n, m in work.items() if placed[n].where == "accelerator"),
         {u.id: tuple(map(_name, (u.main, *(n for n in u.nodes if n is not u.main)))) for u in units},
+        spec.device,
     )
 
 

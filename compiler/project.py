@@ -54,6 +54,9 @@ class _Settings(BaseModel):
         None, description="share of samples that must keep the float model's class"
     )
     max_drop: Text | None = Field(None, description="how much of `metric` may be lost: 1% or 0.5pt")
+    max_kept: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="share of the multiply-accumulates that may leave integers to reach it; 0.5 if not given"
+    )
     metric: Text | None = Field(None, description="file.py:function, higher is better; the file beside this one")
 
     @field_validator("input_shapes")
@@ -129,6 +132,8 @@ class Project:
         shapes = {**self.file.input_shapes, **target.input_shapes}
         found: dict[str, Any] = {name: self._setting(target, name) for name in ("no_fallback", "effort")}
         wanted = Accuracy(*(self._setting(target, n) for n in ("min_sqnr", "min_agreement", "max_drop")))
+        if (kept := self._setting(target, "max_kept")) is not None:
+            wanted = replace(wanted, max_kept=kept)
         if (metric := self._setting(target, "metric")) is not None:
             path, _, function = metric.rpartition(":")
             wanted = replace(wanted, metric=f"{self._path(path)}:{function}")

@@ -133,6 +133,8 @@ class RewriteStats:
 
     applied: Counter[str] = field(default_factory=Counter)
     rejected: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    tried: set[str] = field(default_factory=set)
+    """Names of the rules, whether they matched or not."""
 
 
 class RuleSet:
@@ -154,7 +156,7 @@ class RuleSet:
         Every rewrite costs one unit of a budget that grows with the graph, so rules that undo each other end in an
         error that names them (EC0302), never in an endless loop.
         """
-        stats = RewriteStats()
+        stats = RewriteStats(tried={r.name for r in self.rules})
         budget: int | None = None
         changed = True
         while changed:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgec.diagnostics import Severity
+from edgec.placement import CPU
 
 if TYPE_CHECKING:
     from edgec.report import Report, TensorInfo, Verification
@@ -99,8 +100,10 @@ def _placement(report: Report) -> Iterator[Line]:
     if p is None:
         return
     counts = p["counts"]
-    text = f"Placement: {counts['accelerator']:,} nodes on the accelerator"
-    text += f", {counts['fallback']:,} on the CPU" if counts["fallback"] else ", none on the CPU"
+    device = p.get("device", "the accelerator")
+    text = f"Placement: {counts['accelerator']:,} nodes on {device}"
+    if device != CPU:
+        text += f", {counts['fallback']:,} on the CPU" if counts["fallback"] else ", none on the CPU"
     if counts["impossible"]:
         text += f", {counts['impossible']:,} impossible"
     if p.get("macs"):

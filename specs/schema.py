@@ -83,6 +83,9 @@ class TargetSpec(Model):
     vendor: Text
     description: Text
     platform: Text = Field(description="what the vendor's SDK calls the device")
+    device: Text = Field(
+        "the accelerator", description="what runs the nodes, for people; `the CPU` where there is no other"
+    )
     toolchain: ToolchainNeed | None = Field(
         None, description="the SDK needed to emit; none for what edgec emits itself"
     )

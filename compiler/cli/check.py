@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from edgec.cli.app import single
 from edgec.cli.console import Console
 
 if TYPE_CHECKING:
+    from edgec.diagnostics import Diagnostic, EdgecError
     from edgec.placement import Placement
 
 app = single()
@@ -73,17 +76,29 @@ def check(
             "failed": {n: [d.to_json() for d in e.diagnostics] for n, e in failed.items()},
         }
     )
-    console.diagnostics([*found, *(verdicts if len(names) == 1 else ())])
+    console.diagnostics([*found, *_once(failed), *(verdicts if len(names) == 1 else ())])
     bad = any(d.severity.name == "ERROR" for d in [*found, *verdicts])
     return 1 if bad or failed else 0
+
+
+def _once(failed: Mapping[str, EdgecError]) -> list[Diagnostic]:
+    """What targets could not be checked for, each thing once, with the targets it holds for."""
+    where: dict[Diagnostic, list[str]] = {}
+    for name, e in failed.items():
+        for d in e.diagnostics:
+            where.setdefault(d, []).append(name)
+    return [replace(d, message=f"{d.message}; not checked: {', '.join(names)}") for d, names in where.items()]
 
 
 def _one(p: Placement, console: Console, nodes: bool) -> None:
     counts = p.counts
     console.line(f"{p.target}, {p.precision}", "title")
-    console.line(f"  accelerator {counts['accelerator']}, CPU {counts['fallback']}, impossible {counts['impossible']}")
+    where = (
+        f"CPU {counts['accelerator']}" if p.on_cpu else f"accelerator {counts['accelerator']}, CPU {counts['fallback']}"
+    )
+    console.line(f"  {where}, impossible {counts['impossible']}")
     if p.macs:
-        console.line(f"  {p.mac_share:.1%} of {p.macs / 1e6:,.0f} M multiply-adds on the accelerator")
+        console.line(f"  {p.mac_share:.1%} of {p.macs / 1e6:,.0f} M multiply-adds on {p.device}")
     if p.islands:
         from edgec.summary import size
 
@@ -97,7 +112,7 @@ def _table(names: list[str], placed: dict[str, Placement], failed: dict[str, Any
     rows = []
     for name in names:
         if name in failed:
-            rows.append((name, "", "", "", "", "", str(failed[name].diagnostics[0].message)))
+            rows.append((name, "", "", "", "", "", failed[name].diagnostics[0].code))
             continue
         p = placed[name]
         c = p.counts
@@ -105,9 +120,8 @@ def _table(names: list[str], placed: dict[str, Placement], failed: dict[str, Any
             dict.fromkeys(f"{n.op}: {n.reason}" if n.reason else n.op for n in p.nodes if n.where != "accelerator")
         )
         share = f"{p.mac_share:.1%}" if p.macs else ""
+        device, cpu = ("", str(c["accelerator"])) if p.on_cpu else (str(c["accelerator"]), str(c["fallback"]))
         why = (off[0] if len(off[0]) < 70 else off[0][:69] + "…") if off else ""
         more = f" (and {len(off) - 1} more)" if len(off) > 1 else ""
-        rows.append(
-            (name, p.precision, str(c["accelerator"]), str(c["fallback"]), str(c["impossible"]), share, why + more)
-        )
+        rows.append((name, p.precision, device, cpu, str(c["impossible"]), share, why + more))
     console.table(("target", "precision", "accelerator", "CPU", "impossible", "work", "why not all"), rows)

@@ -54,6 +54,7 @@ def compile_command(
     min_agreement: o.MinAgreement = None,
     max_drop: o.MaxDrop = None,
     metric: o.MetricOption = None,
+    max_kept: o.MaxKept = None,
     verify_each: o.VerifyEach = False,
     dump_after_each: o.DumpAfterEach = None,
     offline: o.Offline = False,
@@ -83,7 +84,7 @@ def compile_command(
         "pipeline": pipeline,
         "effort": effort if effort != "medium" else None,
         "no_fallback": no_fallback,
-        "accuracy": o.accuracy(min_sqnr, min_agreement, max_drop, metric),
+        "accuracy": o.accuracy(min_sqnr, min_agreement, max_drop, metric, max_kept),
     }
     given = {k: v for k, v in given.items() if v is not None and v is not False and v != {}}
     jobs = _jobs(model, project, output, given)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgec.cli import options as o
 from edgec.cli.app import single
 from edgec.cli.console import Console
+
+if TYPE_CHECKING:
+    from edgec.pipeline import Pass, PassContext
 
 app = single()
 
@@ -61,6 +65,8 @@ def opt(
     dumps = [DumpAfterEach(dump_after_each)] if dump_after_each is not None else []
     records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
     graph.verify()
+    if why_not is not None:
+        _check_rule(why_not, passes, ctx)
     if output is not None:
         spare_the_source(model, output)
         with writing(output):
@@ -98,6 +104,20 @@ def spare_the_source(model: Path, output: Path) -> None:
         raise error(
             "EC0932", "the result would replace the source model", Location(str(output)), "give another --output"
         )
+
+
+def _check_rule(rule: str, passes: Sequence[Pass], ctx: PassContext) -> None:
+    """A rule that none of the passes has is a mistake of the command line, not a rule that declined nothing."""
+    from edgec.diagnostics import did_you_mean
+
+    names = {p.name for outer in passes for p in outer.flat()}  # some decline without rules, under their own name
+    declared = {
+        r.name for outer in passes for p in outer.flat() for r in getattr(getattr(p, "rules", None), "rules", ())
+    }
+    known = sorted(ctx.rules | declared | ctx.rejections.keys())
+    if rule not in names and rule not in known:
+        hint = did_you_mean(rule, known, "`edgec passes NAME` lists the rules of a pass")
+        raise typer.BadParameter(f"no pass of this pipeline has a rule {rule!r}; {hint}", param_hint="--why-not")
 
 
 def _why_not(rule: str, ctx: object, console: Console) -> None:

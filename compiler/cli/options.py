@@ -73,6 +73,12 @@ MaxDrop = Annotated[
 MetricOption = Annotated[
     str | None, typer.Option("--metric", metavar="FILE.py:FUNCTION", help="Your own metric; higher is better.")
 ]
+MaxKept = Annotated[
+    str | None,
+    typer.Option(
+        "--max-kept", metavar="50%", help="Multiply-accumulates that may leave integers to reach it; default 50%."
+    ),
+]
 PipelineText = Annotated[
     str | None,
     typer.Option("--pipeline", "-p", metavar="PASSES", help='Passes to run instead: "fold-bn,[fold-constants,cse]*".'),
@@ -132,23 +138,33 @@ def samples(source: str | None, graph: Any, pre: Preprocess | None, count: int =
 
 
 def accuracy(
-    min_sqnr: float | None, min_agreement: str | None, max_drop: str | None, metric: str | None
+    min_sqnr: float | None,
+    min_agreement: str | None,
+    max_drop: str | None,
+    metric: str | None,
+    max_kept: str | None = None,
 ) -> Accuracy | None:
     """What must be reached; None where nothing is asked for."""
     from edgec.accuracy import Accuracy
 
     if metric is not None and max_drop is None:
         raise typer.BadParameter("how much of it may be lost? --max-drop 1%", param_hint="--metric")
-    share = None if min_agreement is None else _share(min_agreement)
-    return Accuracy(min_sqnr, share, max_drop, metric) or None
+    share = None if min_agreement is None else _share(min_agreement, "--min-agreement")
+    if max_kept is None:
+        return Accuracy(min_sqnr, share, max_drop, metric) or None
+    wanted = Accuracy(min_sqnr, share, max_drop, metric, _share(max_kept, "--max-kept"))
+    if not wanted:
+        hint = "it limits what --min-sqnr, --min-agreement and --max-drop may take out of integers: give one"
+        raise typer.BadParameter(hint, param_hint="--max-kept")
+    return wanted
 
 
-def _share(text: str) -> float:
+def _share(text: str, option: str) -> float:
     """`99%` or `0.99`."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
     if not 0 < value <= 1:
-        raise typer.BadParameter(f"{text!r} is not a share: write 99% or 0.99", param_hint="--min-agreement")
+        raise typer.BadParameter(f"{text!r} is not a share: write 99% or 0.99", param_hint=option)
     return value

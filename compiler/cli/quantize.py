@@ -47,6 +47,7 @@ def quantize(
     min_agreement: o.MinAgreement = None,
     max_drop: o.MaxDrop = None,
     metric: o.MetricOption = None,
+    max_kept: o.MaxKept = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.svg", help="What was tried to reach the accuracy, as a plot.")
     ] = None,
@@ -84,7 +85,7 @@ def quantize(
             result = run(
                 model, target=target, precision=precision, calibration=calib, samples=samples, preprocess=pre,
                 input_shapes=input_shape or (), effort=effort, diagnostics=found, progress=tell,
-                accuracy=o.accuracy(min_sqnr, min_agreement, max_drop, metric),
+                accuracy=o.accuracy(min_sqnr, min_agreement, max_drop, metric, max_kept),
                 options={k: v for k, v in given.items() if v is not None},
             )  # fmt: skip
     except BaseException as e:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgec.graph import Graph, ir, is_constant
 from edgec.quantization.adjoint import Adjoint, add_adjoint
 from edgec.quantization.builder import Builder
-from edgec.quantization.terms import Term, Terms, align, find_terms
+from edgec.quantization.terms import Term, Terms, align, find_terms, paired
 
 if TYPE_CHECKING:
     from edgec.specs.scheme import Scheme
@@ -61,7 +61,7 @@ class _Probe:
 
     def _branch(self, node: ir.Node, stored: ir.Node) -> ir.Value:
         """What the stored weights (and biases) change in a layer's output, of the inputs it really gets."""
-        inputs = [a if is_constant(a) else v for a, v in zip(node.inputs, stored.inputs, strict=True)]
+        inputs = [a if is_constant(a) else v for a, v in paired(node, stored)]
         return self.b.op("Sub", stored.outputs[0], self.b.copy(node, inputs).outputs[0])
 
     def _measure(

@@ -247,7 +247,7 @@ class _Search:
         rest = sorted((la for la in self.found.layers if la.node not in left), key=lambda la: -la.harm)
         total = sum(la.harm for la in rest)
         blame = ", ".join(f"{la.node} ({la.harm / total:.0%} of the error left)" for la in rest[:3]) if total else ""
-        hint = f"raise the share that may leave integers (now {self.max_kept:.0%})"
+        hint = f"let more leave integers (--max-kept, now {self.max_kept:.0%})"
         if blame:
             hint += f"; most harmful of those still in integers: {blame}"
         return error("EC0755", f"no choice meets the budget: {missed}, {kept}", hint=hint)

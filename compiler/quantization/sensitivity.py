@@ -35,6 +35,7 @@ from edgec.quantization.terms import (
     find_terms,
     layer_name,
     off,
+    paired,
     quantizer,
 )
 
@@ -291,7 +292,7 @@ def only_terms(reference: Graph, quantized: Graph, only: Collection[Term]) -> Gr
 
     for node, stored in align(reference, copy):
         name = layer_name(node)
-        for i, (a, b) in enumerate(zip(node.inputs, stored.inputs, strict=True)):
+        for i, (a, b) in enumerate(paired(node, stored)):
             q = quantizer(b)
             if a is None or b is None or not dequantized(b):
                 continue

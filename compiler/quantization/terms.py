@@ -113,6 +113,11 @@ def align(reference: Graph, quantized: Graph) -> list[tuple[ir.Node, ir.Node]]:
     return list(zip(a, b, strict=True))
 
 
+def paired(node: ir.Node, stored: ir.Node) -> list[tuple[ir.Value | None, ir.Value | None]]:
+    """The inputs of one node in both graphs, pair by pair. A bias that correcting added has no counterpart."""
+    return list(zip(node.inputs, stored.inputs, strict=False))
+
+
 def dequantized(value: ir.Value | None) -> ir.Node | None:
     """The DequantizeLinear that makes a value."""
     producer = value.producer() if value is not None else None
@@ -149,11 +154,11 @@ class _Finder:
 
     def find(self) -> Terms:
         for node, stored in self.pairs:
-            if any(dequantized(v) and is_constant(a) for a, v in zip(node.inputs, stored.inputs, strict=True)):
+            if any(dequantized(v) and is_constant(a) for a, v in paired(node, stored)):
                 name = layer_name(node)
                 self.made.terms.append(Term(name))
                 self.made.weights[name] = (node, stored)
-            for i, (value, v) in enumerate(zip(node.inputs, stored.inputs, strict=True)):
+            for i, (value, v) in enumerate(paired(node, stored)):
                 if value is not None and quantizer(v) is not None and not is_constant(value):
                     self._read(value, quantizer(v), node, i)
         for value, v in zip(self.reference.outputs, self.quantized.outputs, strict=True):
@@ -182,7 +187,7 @@ class _Finder:
 
     def _computes(self, node: ir.Node, stored: ir.Node) -> bool:
         """Whether a node works on integers: its weights are stored, or all of the floats it reads are."""
-        reads = [(a, v) for a, v in zip(node.inputs, stored.inputs, strict=True) if a is not None and _float(a)]
+        reads = [(a, v) for a, v in paired(node, stored) if a is not None and _float(a)]
         if any(is_constant(a) and dequantized(v) for a, v in reads):
             return True
         found = [quantizer(v) is not None for a, v in reads if not is_constant(a)]
@@ -194,9 +199,7 @@ class _Finder:
             return False
         stored = self.stored[node]
         return all(
-            quantizer(v) is not None or is_constant(a)
-            for a, v in zip(node.inputs, stored.inputs, strict=True)
-            if a is not None and _float(a)
+            quantizer(v) is not None or is_constant(a) for a, v in paired(node, stored) if a is not None and _float(a)
         )
 
     def _maker(self, value: ir.Value) -> str | None:

@@ -23,11 +23,12 @@ def create(kind: Kind, name: str, folder: Path | None = None) -> Path:
     """Write a package into `folder` (default: edgec-<name>), which must not exist or be empty. Returns the folder.
 
     Raises:
-        EdgecError: EC0920 the name cannot name a package; EC0921 the folder is not empty; EC0903 it cannot be written.
+        EdgecError: EC0920 the name cannot name a package, or a target or pass has it already; EC0921 the folder is not empty; EC0903 it cannot be written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         hint = "small letters, digits and single dashes, a letter first: acme-a1"
         raise error("EC0920", f"{name!r} cannot name a plugin", hint=hint)
+    _check_free(kind, name)
     folder = Path(f"edgec-{name}") if folder is None else folder
     with writing(folder):
         if folder.exists() and any(folder.iterdir()):
@@ -37,6 +38,17 @@ def create(kind: Kind, name: str, folder: Path | None = None) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(_filled(text, name), encoding="utf-8")
     return folder
+
+
+def _check_free(kind: Kind, name: str) -> None:
+    """Two plugins that offer one name cannot be installed together."""
+    from edgec.plugins import Registry
+
+    registry = Registry()
+    taken = registry.targets() if kind == "target" else registry.passes()
+    if name in taken:
+        hint = f"another name; `edgec {'targets' if kind == 'target' else 'passes'}` lists those that are taken"
+        raise error("EC0920", f"there is a {kind} {name!r} already, of plugin {taken.plugin(name)}", hint=hint)
 
 
 def _files(source: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:

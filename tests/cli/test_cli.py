@@ -338,3 +338,44 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     child.stderr.close()
     assert child.wait() in (0, 141)
     assert err == ""
+
+
+def test_why_not_of_a_rule_there_is_not_is_an_error(model: Path) -> None:
+    done = edgec("opt", "net.onnx", "-p", "fold-bn", "--why-not", "fold-bn-into-produce", cwd=model.parent)
+    assert done.returncode == 2
+    assert "'fold-bn-into-produce'" in done.stderr
+    assert "fold-bn-into-producer" in done.stderr
+    elsewhere = edgec("opt", "net.onnx", "-p", "cse", "--why-not", "fold-bn-into-producer", cwd=model.parent)
+    assert elsewhere.returncode == 2  # it exists, but nothing here runs it
+
+
+def test_a_cpu_is_not_called_an_accelerator(model: Path) -> None:
+    one = edgec("check", "net.onnx", "-t", "x86-64", cwd=model.parent)
+    assert one.returncode == 0, one.stderr
+    assert "CPU 2, impossible 0" in one.stdout
+    assert "on the CPU" in one.stdout
+    assert "accelerator" not in one.stdout
+    done = edgec("compile", "net.onnx", "-o", "out", cwd=model.parent)
+    assert done.returncode == 0, done.stderr
+    assert "nodes on the CPU" in done.stdout
+    assert "accelerator" not in done.stdout
+
+
+def test_what_holds_for_all_targets_is_said_once(tmp_path: Path) -> None:
+    Graph.from_text(DYNAMIC).save(tmp_path / "net.onnx")
+    done = edgec("check", "net.onnx", "--all-targets", cwd=tmp_path, env={"COLUMNS": "400"})
+    assert done.returncode == 1
+    assert (done.stdout + done.stderr).count("input has a dynamic shape: x (") == 1
+    assert "not checked: " in done.stderr
+    assert "--input-shape x=" in done.stderr
+    needy = [name for name in Registry().targets() if Registry().target(name).spec().static_shapes]
+    assert len(needy) > 3
+    assert all(name in done.stderr for name in needy)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("target", "rk3588"), ("pass", "fold-bn")])
+def test_a_name_that_is_taken_is_refused(kind: str, name: str, tmp_path: Path) -> None:
+    done = edgec("new", kind, name, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "EC0920" in done.stderr
+    assert not list(tmp_path.iterdir())

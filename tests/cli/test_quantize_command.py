@@ -169,3 +169,28 @@ def test_compile_for_int8(model: Path, calib: Path, tmp_path: Path, capsys: pyte
     report = json.loads(out)
     assert report["precision"] == "int8"
     assert report["verification"]["comparison"]["worst_sqnr_db"] > 20
+
+
+def test_how_much_may_leave_integers_is_an_option(
+    model: Path, calib: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["quantize", model, "-o", tmp_path / "q.onnx", "--calib", calib, "--min-sqnr", "60"]
+    code, _, err = run(capsys, *given, "--max-kept", "1%")
+    assert code == 3
+    assert "EC0755" in err
+    assert "--max-kept, now 1%" in err
+    code, out, err = run(capsys, *given, "--max-kept", "100%", "--json")
+    assert code == 0, err
+    chosen = json.loads(out)["mixed"]
+    assert chosen["integer_share"] < 0.5
+
+
+@pytest.mark.parametrize(
+    "given", [["--max-kept", "50%"], ["--min-sqnr", "20", "--max-kept", "0"], ["--min-sqnr", "20", "--max-kept", "a"]]
+)
+def test_a_limit_that_is_none(
+    given: list[str], model: Path, calib: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "quantize", model, "-o", tmp_path / "q.onnx", "--calib", calib, *given)
+    assert code == 2
+    assert "--max-kept" in err
