@@ -10,9 +10,12 @@ import numpy.typing as npt
 from edgec.graph import constant, ir
 from edgec.passes.quantize.insert import WeightKey, weight_key
 from edgec.passes.quantize.plan import Plan
-from edgec.quantization.params import LIMITS, QuantParams
+from edgec.quantization.params import QuantParams
 
 Array = npt.NDArray[Any]
+
+LARGEST = 2**30
+"""Of a stored bias: the other half of int32 is for the products it is added to. Kernels wrap around without a word."""
 
 
 def bias_params(
@@ -20,7 +23,7 @@ def bias_params(
 ) -> dict[tuple[ir.Node, int], QuantParams]:
     """Parameters by node and input: one scale, or one for each output channel; zero points are 0.
 
-    Where a bias would not fit into int32 the weight's scale grows until it does, in `weights`: the channel's weights are
+    Where a bias would exceed LARGEST the weight's scale grows until it does, in `weights`: the channel's weights are
     then tiny beside its bias, and lose nothing that shows.
     """
     sites = {(s.node, s.input): s for s in plan.weights}
@@ -36,7 +39,7 @@ def bias_params(
         channels = p.scale.size
         if p.scale.ndim and data.size > 1:
             channels = data.size  # of a grouped ConvTranspose: each group has the weight's scales
-        smallest = np.abs(data) / (LIMITS["int32"][1] * x_scale)
+        smallest = np.abs(data) / (LARGEST * x_scale)
         if p.scale.ndim:
             smallest = np.broadcast_to(smallest.reshape(-1), (channels,)).reshape(-1, p.scale.size).max(axis=0)
         if (smallest > p.scale).any():
