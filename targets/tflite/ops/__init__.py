@@ -1,0 +1,13 @@
+"""One rule an ONNX op, in files by family. `load` imports them all, which registers their rules."""
+
+from __future__ import annotations
+
+import importlib
+
+FAMILIES = ("convolution", "elementwise", "matmul", "reduction", "shape")
+
+
+def load() -> None:
+    """Import every family: `edgec.targets.tflite.rules.RULES` is full afterwards."""
+    for family in FAMILIES:
+        importlib.import_module(f"{__name__}.{family}")

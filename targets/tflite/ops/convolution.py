@@ -1,0 +1,124 @@
+"""Conv and ConvTranspose. Filters are channels last; one group per channel is a depthwise convolution."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgec.graph import ir
+from edgec.targets.reading.windows import Window, window
+from edgec.targets.tflite.model import Tensor
+from edgec.targets.tflite.node import NodeLowering
+from edgec.targets.tflite.rules import Quantised, last, lowers
+
+_CONV = Quantised(inputs=(0,), weights=1, bias=2)
+
+
+@lowers("Conv", sides=last, quantised=_CONV, activation=True)
+def conv(n: NodeLowering) -> None:
+    shape, weight = n.shape(0), n.shape(1)
+    spatial = shape[2:]
+    if len(spatial) == 3:
+        conv_3d(n)
+        return
+    if len(spatial) != 2:
+        n.refuse(f"a convolution over {len(spatial)} axes", "the pass conv1d-to-2d makes two of one")
+    w = window(n.node, spatial, weight[2:])
+    groups, channels = int(n.attr("group", 1)), shape[1]
+    depthwise = groups == channels and weight[1] == 1 and (groups > 1 or weight[0] > 1)
+    if not depthwise and groups > 1 and n.integer and not n.is_const(1):
+        n.refuse("a grouped convolution whose weights are computed")
+    x, padding = pad_input(n, n.x(0), w, spatial)
+    filters = n.weights(1, (1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
+    bias = n.bias(2, x, filters, weight[0])
+    options = {
+        "padding": padding, "stride_h": w.strides[0], "stride_w": w.strides[1], "dilation_h_factor": w.dilations[0],
+        "dilation_w_factor": w.dilations[1], "fused_activation_function": n.activation,
+    }  # fmt: skip
+    if depthwise:
+        options["depth_multiplier"] = weight[0] // channels
+    n.emit("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [x, filters, bias], n.y(), **options)
+
+
+def conv_3d(n: NodeLowering) -> None:
+    shape, weight = n.shape(0), n.shape(1)
+    if int(n.attr("group", 1)) != 1:
+        n.refuse("CONV_3D has no groups")
+    if n.integer:
+        n.refuse("CONV_3D has no integer kernel")
+    w = window(n.node, shape[2:], weight[2:])
+    x, padding = pad_input(n, n.x(0), w, shape[2:])
+    filters = n.weights(1, (2, 3, 4, 1, 0))
+    n.emit(
+        "CONV_3D", [x, filters, n.bias(2, x, filters, weight[0])], n.y(), padding=padding,
+        stride_d=w.strides[0], stride_h=w.strides[1], stride_w=w.strides[2],
+        dilation_d_factor=w.dilations[0], dilation_h_factor=w.dilations[1], dilation_w_factor=w.dilations[2],
+        fused_activation_function=n.activation,
+    )  # fmt: skip
+
+
+def pad_input(n: NodeLowering, x: Tensor, w: Window, spatial: tuple[int, ...]) -> tuple[Tensor, str]:
+    """The input with the padding that the op's own SAME or VALID does not do, and which of them to use.
+
+    PAD fills with zero, which is the zero point where `x` is quantised.
+    """
+    if not w.padded:
+        return x, "VALID"
+    if w.same(spatial):
+        return x, "SAME"
+    amounts = np.array([(0, 0), *zip(w.before, w.after, strict=True), (0, 0)], np.int32)
+    if (amounts < 0).any():
+        n.refuse("negative padding", "a Slice in front of it says the same")
+    shape = tuple(d + int(a + b) for d, (a, b) in zip(x.shape, amounts, strict=True))
+    out = n.temp(shape, x.dtype, x.quant, hint=f"{x.name}_padded")
+    return n.emit("PAD", [x, n.ints(amounts)], out), "VALID"
+
+
+def _grouped(node: ir.Node) -> bool:
+    return int(node.attributes["group"].value) != 1 if "group" in node.attributes else False
+
+
+@lowers("ConvTranspose", sides=last, quantised=Quantised(
+    inputs=(0,), weights=1, bias=2, when=lambda node: "it is grouped" if _grouped(node) else None
+), activation=True)  # fmt: skip
+def conv_transpose(n: NodeLowering) -> None:
+    """TRANSPOSE_CONV scatters like ONNX does; its VALID output is full, what ONNX pads is cut off by a SLICE."""
+    shape, weight, out = n.shape(0), n.shape(1), n.out_shape()
+    spatial = shape[2:]
+    if len(spatial) != 2:
+        n.refuse(f"a transposed convolution over {len(spatial)} axes", "the pass conv1d-to-2d makes two of one")
+    if int(n.attr("group", 1)) != 1:
+        n.refuse("TRANSPOSE_CONV has no groups", "the pass split-grouped-deconv makes one for each")
+    strides = tuple(n.attr("strides") or (1, 1))
+    if tuple(n.attr("dilations") or (1, 1)) != (1, 1):
+        n.refuse("TRANSPOSE_CONV has no dilations")
+    kernel = weight[2:]
+    full = tuple((s - 1) * st + k for s, st, k in zip(spatial, strides, kernel, strict=True))
+    before = _cut_before(n, full, out[2:])
+    x = n.x(0)
+    filters = n.weights(1, (1, 2, 3, 0))
+    bias = n.bias(2, x, filters, weight[1])
+    whole = (out[0], *full, out[1])
+    # Behind the full output ONNX's output_padding adds positions nothing was scattered to: only the bias is there.
+    reach = tuple(b + o for b, o in zip(before, out[2:], strict=True))
+    exact = before == (0, 0) and reach == full
+    y = n.y()
+    if any(r > f for r, f in zip(reach, full, strict=True)):
+        n.refuse("output_padding beyond what the kernel reaches", "pad the output by a Pad node")
+    result = y if exact else n.temp(whole, y.dtype, y.quant, hint=f"{y.name}_full")
+    n.emit(
+        "TRANSPOSE_CONV", [n.ints(whole), filters, x, bias], result, padding="VALID",
+        stride_h=strides[0], stride_w=strides[1], fused_activation_function=n.activation,
+    )  # fmt: skip
+    if not exact:
+        n.emit("SLICE", [result, n.ints((0, *before, 0)), n.ints(y.shape)], y)
+
+
+def _cut_before(n: NodeLowering, full: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
+    """How much of the full output ONNX's padding takes off in front (ONNX operator definition of ConvTranspose)."""
+    extra = tuple(n.attr("output_padding") or (0, 0))
+    auto = n.attr("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER") or n.attr("output_shape"):
+        totals = [max(f + e - o, 0) for f, e, o in zip(full, extra, out, strict=True)]
+        return tuple(t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals)
+    pads = tuple(n.attr("pads") or (0, 0, 0, 0))
+    return pads[:2]
