@@ -109,8 +109,8 @@ class Compilation:
                         float_model,
                         lowered.graph,
                         artifact,
+                        job,
                         checked,
-                        notes,
                         self.accuracy.min_sqnr if self.accuracy is not None else None,
                     )
         differences = _differences(placement, artifact, notes)

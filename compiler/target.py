@@ -139,6 +139,9 @@ class Target(ABC):
     def emit(self, graph: Graph, job: EmitJob) -> Artifact:
         """Make the files. A vendor's SDK runs through `job.toolchains`, never in this process."""
 
-    def runner(self, artifact: Artifact, graph: Graph) -> Runner | None:
-        """What executes (or decodes and evaluates) the artifact here; None where `simulated` holds the outputs."""
+    def runner(self, artifact: Artifact, graph: Graph, job: EmitJob) -> Runner | None:
+        """What executes (or decodes and evaluates) the artifact here; None where `simulated` holds the outputs.
+
+        `job` is the one `emit` had: a runtime that must not be imported here runs through `job.toolchains`.
+        """
         return None

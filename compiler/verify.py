@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgec.graph import Graph
     from edgec.runtime import Session
     from edgec.samples import Samples
-    from edgec.target import Arrays, Artifact, Target
+    from edgec.target import Arrays, Artifact, EmitJob, Target
 
 LOW_SQNR = 10.0
 """dB below which an output is called wrong rather than rounded: a third of its amplitude is error."""
@@ -125,17 +125,18 @@ def verify_artifact(
     float_model: FloatModel,
     lowered: Graph,
     artifact: Artifact,
+    job: EmitJob,
     samples: Samples,
-    notes: Diagnostics,
     min_sqnr: float | None = None,
 ) -> Verification:
-    """Compare three things on `samples`: the model as loaded, the graph after our passes, and the artifact.
+    """Compare three things on `samples`: the model as loaded, the graph after our passes, and the artifact `job` made.
 
     What cannot be executed here is listed in `not_verified` and said as a warning. `min_sqnr` (dB) makes an output
-    below it an error (EC0820) in `notes`.
+    below it an error (EC0820) in the diagnostics of `job`.
     """
     from edgec.compare import compare
 
+    notes = job.diagnostics
     optimised = float_model.finish()
     not_verified = [*artifact.not_verified, *float_model.not_verified]
     comparison: Comparison | None = None
@@ -143,7 +144,7 @@ def verify_artifact(
     if artifact.simulated is not None:
         ran_by = str(artifact.facts.get("runner", "the SDK's simulator"))
         comparison = compare(float_model.outputs(), artifact.simulated)
-    elif (runner := target.runner(artifact, lowered)) is not None:
+    elif (runner := target.runner(artifact, lowered, job)) is not None:
         ran_by = runner.describe
         comparison = compare(float_model.outputs(), runner.run(samples))
     if comparison is None:

@@ -49,7 +49,7 @@ class OnnxRuntime(Target):
         entry = "model.onnx" if "model.onnx" in files else "model.ort"
         return Artifact(files, entry, facts=facts, not_verified=tuple(not_verified))
 
-    def runner(self, artifact: Artifact, graph: Graph) -> Runner | None:
+    def runner(self, artifact: Artifact, graph: Graph, job: EmitJob) -> Runner | None:
         path = artifact.files[artifact.entry]
         assert isinstance(path, Path)  # emit writes files
         return _SessionRunner(path)

@@ -42,7 +42,7 @@ class AcmeA1(Target):
         files_made = {"program.json": json.dumps(program, indent=1).encode(), "weights.npz": packed.getvalue()}
         return Artifact(files_made, entry="program.json", facts={"steps": len(steps)})
 
-    def runner(self, artifact: Artifact, graph: Graph) -> Runner:
+    def runner(self, artifact: Artifact, graph: Graph, job: EmitJob) -> Runner:
         program, weights = (artifact.files[name] for name in ("program.json", "weights.npz"))
         assert isinstance(program, bytes)  # emit made them
         assert isinstance(weights, bytes)
