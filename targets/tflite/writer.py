@@ -51,9 +51,8 @@ class _Writer:
         indices = [{id(t): i for i, t in enumerate(g.tensors())} for g in model.subgraphs]
         subgraphs = [self.subgraph(g, index) for g, index in zip(model.subgraphs, indices, strict=True)]
         metadata = dict(model.metadata)
-        if _MIN_RUNTIME_VERSION not in metadata:
-            used = [(op, version) for op, _, version in self.codes]
-            metadata[_MIN_RUNTIME_VERSION] = versions.min_runtime_version(used).encode().ljust(16, b"\0")
+        used = [(op, version) for op, _, version in self.codes]
+        metadata[_MIN_RUNTIME_VERSION] = versions.min_runtime_version(used).encode().ljust(16, b"\0")
         root = self.builder.table(
             "Model",
             {
@@ -90,6 +89,7 @@ class _Writer:
             "name": name,
             "quantization": None if t.quant is None else _quantization(t.quant),
             "is_variable": t.is_variable,
+            "shape_signature": t.shape_signature,
             "has_rank": True,
         }
 
@@ -105,6 +105,7 @@ class _Writer:
             "inputs": [-1 if t is None else index[id(t)] for t in o.inputs],
             "outputs": [index[id(t)] for t in o.outputs],
             "custom_options": custom,
+            "intermediates": [index[id(t)] for t in o.intermediates] or None,
         }
         if table is not None:
             union = "builtin_options" if schema.OPTIONS_UNION[table] == "BuiltinOptions" else "builtin_options_2"
