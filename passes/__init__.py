@@ -85,6 +85,7 @@ _LEGALIZE: dict[str, str] = {
     "reduce-max-to-pool": "ReduceMaxToPool",
     "strided-slice-to-pool": "StridedSliceToPool",
     "avoid-identity-output": "AvoidIdentityOutput",
+    "resize-as-matmul": "ResizeAsMatMul",
     "lower-opset": "LowerOpset",
     "expand-composites": "ExpandComposites",
 }

@@ -21,6 +21,18 @@ def only_output(node: ir.Node) -> Reject | None:
     return None
 
 
+def optional_input(node: ir.Node, i: int) -> ir.Value | None:
+    """Input `i`, or None where the node does not have it."""
+    return node.inputs[i] if len(node.inputs) > i else None
+
+
+def first_input(node: ir.Node) -> ir.Value:
+    """The first input: the schemas of all ops with an expansion require it."""
+    value = node.inputs[0]
+    assert value is not None  # see above
+    return value
+
+
 def reduce_over(rw: Rewriter, op: str, x: ir.Value, axes: Sequence[int], keepdims: bool = True) -> ir.Value:
     """A reduction over constant axes."""
     attrs: dict[str, object] = {"keepdims": int(keepdims)}

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from edgec.diagnostics import error
 from edgec.graph import Graph
-from edgec.passes.legalize.expansions import EXPANSIONS, expansion_rule
+from edgec.passes.legalize.expansions import ALTERNATIVES, EXPANSIONS, expansion_rule
 from edgec.pipeline import Pass, PassContext, PassResult, rewrite_result
 from edgec.rewrite import RuleSet
 
@@ -25,7 +25,7 @@ class ExpandComposites(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         for op in self.ops:
-            if op not in EXPANSIONS:
-                known = ", ".join(EXPANSIONS)
+            if op not in EXPANSIONS and op not in ALTERNATIVES:
+                known = ", ".join(sorted({**EXPANSIONS, **ALTERNATIVES}))
                 raise error("EC0370", f"there is no expansion of {op}", hint=f"expansions exist for: {known}")
         return rewrite_result(RuleSet(expansion_rule(op) for op in self.ops).apply(graph), ctx)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgec.graph import attribute, constant, ir, static_shape
-from edgec.passes.legalize.builders import cast, reduce_over, reshape, working_type
+from edgec.passes.legalize.builders import cast, optional_input, reduce_over, reshape, working_type
 from edgec.rewrite import Reject, Result, Rewriter
-
-
-def _input(node: ir.Node, i: int) -> ir.Value | None:
-    return node.inputs[i] if len(node.inputs) > i else None
 
 
 def _ready(node: ir.Node) -> ir.Value | Reject:
@@ -30,7 +26,8 @@ def _last_axes(x: ir.Value, axis: int) -> list[int]:
 
 
 def layer_normalization(node: ir.Node, rw: Rewriter) -> Result:
-    """(x - mean) / sqrt(mean((x - mean)^2) + eps) * scale + bias, over the axes from `axis` on."""
+    """(x - mean) / sqrt(mean((x - mean)^2) + eps) * scale + bias, over the axes from `axis` on; besides, where asked
+    for, the mean and the reciprocal of the root."""
     x = _ready(node)
     if isinstance(x, Reject):
         return x
@@ -38,13 +35,17 @@ def layer_normalization(node: ir.Node, rw: Rewriter) -> Result:
     assert own is not None  # _ready looked
     axes = _last_axes(x, attribute(node, "axis"))
     work = cast(rw, x, working_type(x, attribute(node, "stash_type")))
-    centred = rw.op("Sub", work, reduce_over(rw, "ReduceMean", work, axes))
+    mean = reduce_over(rw, "ReduceMean", work, axes)
+    centred = rw.op("Sub", work, mean)
     variance = reduce_over(rw, "ReduceMean", rw.op("Mul", centred, centred), axes)
-    shifted = rw.op("Add", variance, rw.scalar(attribute(node, "epsilon"), work, "epsilon"))
-    y = cast(rw, rw.op("Div", centred, rw.op("Sqrt", shifted)), own)
+    root = rw.op("Sqrt", rw.op("Add", variance, rw.scalar(attribute(node, "epsilon"), work, "epsilon")))
+    y = cast(rw, rw.op("Div", centred, root), own)
     y = rw.op("Mul", y, node.inputs[1])
-    bias = _input(node, 2)
-    return y if bias is None else rw.op("Add", y, bias)
+    bias = optional_input(node, 2)
+    y = y if bias is None else rw.op("Add", y, bias)
+    used = [v.uses() or v.is_graph_output() for v in node.outputs] + [False, False]
+    inverse = rw.op("Div", rw.scalar(1.0, work, "one"), root) if used[2] else None
+    return [y, mean if used[1] else None, inverse][: len(node.outputs)]
 
 
 def rms_normalization(node: ir.Node, rw: Rewriter) -> Result:
@@ -115,3 +116,67 @@ def mean_variance_normalization(node: ir.Node, rw: Rewriter) -> Result:
     centred = rw.op("Sub", x, reduce_over(rw, "ReduceMean", x, axes))
     variance = reduce_over(rw, "ReduceMean", rw.op("Mul", centred, centred), axes)
     return rw.op("Div", centred, rw.op("Add", rw.op("Sqrt", variance), rw.scalar(1e-9, x, "epsilon")))
+
+
+def batch_normalization(node: ir.Node, rw: Rewriter) -> Result:
+    """x * k + (bias - mean * k), where k = scale / sqrt(variance + epsilon): one number a channel."""
+    x = _ready(node)
+    if isinstance(x, Reject):
+        return x
+    if attribute(node, "training_mode"):
+        return Reject("it is in training mode")
+    assert x.shape is not None  # _ready looked
+    assert x.dtype is not None
+    stats = [constant(v) for v in node.inputs[1:5]]
+    along = (-1, *[1] * (x.shape.rank() - 2))
+    if any(s is None for s in stats):
+        scale, bias, mean, var = (cast(rw, v, x.dtype) for v in node.inputs[1:5] if v is not None)
+        root = rw.op("Sqrt", rw.op("Add", var, rw.scalar(attribute(node, "epsilon"), x, "epsilon")))
+        factor = rw.op("Div", scale, root)
+        shift = reshape(rw, rw.op("Sub", bias, rw.op("Mul", mean, factor)), along)
+        return rw.op("Add", rw.op("Mul", x, reshape(rw, factor, along)), shift)
+    scale_, bias_, mean_, var_ = (np.asarray(s, np.float64) for s in stats)
+    k = scale_ / np.sqrt(var_ + attribute(node, "epsilon"))
+    kind = x.dtype.numpy()
+    factor = rw.const(k.reshape(along).astype(kind), "scale")
+    return rw.op("Add", rw.op("Mul", x, factor), rw.const((bias_ - mean_ * k).reshape(along).astype(kind), "bias"))
+
+
+def instance_normalization(node: ir.Node, rw: Rewriter) -> Result:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, over the spatial axes of each channel."""
+    x = _ready(node)
+    if isinstance(x, Reject):
+        return x
+    assert x.shape is not None  # _ready looked
+    rank = x.shape.rank()
+    axes, along = list(range(2, rank)), (-1, *[1] * (rank - 2))
+    centred = rw.op("Sub", x, reduce_over(rw, "ReduceMean", x, axes))
+    variance = reduce_over(rw, "ReduceMean", rw.op("Mul", centred, centred), axes)
+    root = rw.op("Sqrt", rw.op("Add", variance, rw.scalar(attribute(node, "epsilon"), x, "epsilon")))
+    scale, bias = (_along(rw, v, along) for v in node.inputs[1:3] if v is not None)
+    return rw.op("Add", rw.op("Mul", rw.op("Div", centred, root), scale), bias)
+
+
+def _along(rw: Rewriter, v: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+    data = constant(v)
+    return reshape(rw, v, shape) if data is None else rw.const(data.reshape(shape), f"{v.name}.along")
+
+
+def local_response_normalization(node: ir.Node, rw: Rewriter) -> Result:
+    """x / (bias + alpha / size * sum of x^2 over `size` neighbouring channels)^beta.
+
+    The sum over channels is a product with a constant band matrix: exact for even sizes and at both ends.
+    """
+    x, shape = _ready(node), static_shape(node.inputs[0])
+    if isinstance(x, Reject):
+        return x
+    if shape is None or len(shape) < 2:
+        return Reject("the number of channels is not known at compile time")
+    assert x.dtype is not None  # _ready looked
+    size, channels = attribute(node, "size"), shape[1]
+    offset = np.arange(channels)[None, :] - np.arange(channels)[:, None]
+    band = ((offset >= -((size - 1) // 2)) & (offset <= size // 2)) * (attribute(node, "alpha") / size)
+    flat = reshape(rw, rw.op("Mul", x, x), (shape[0], channels, -1))
+    total = reshape(rw, rw.op("MatMul", rw.const(band.astype(x.dtype.numpy()), "band"), flat), shape)
+    base = rw.op("Add", total, rw.scalar(attribute(node, "bias"), x, "bias"))
+    return rw.op("Div", x, rw.op("Pow", base, rw.scalar(attribute(node, "beta"), x, "beta")))
