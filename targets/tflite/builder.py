@@ -45,6 +45,10 @@ class Builder:
     def known(self, v: ir.Value) -> bool:
         return v in self._at
 
+    def is_written(self, t: Tensor) -> bool:
+        """Whether an operator writes the tensor: no constant and no input."""
+        return any(t is out for o in reversed(self.operators) for out in o.outputs)
+
     def storage(self, v: ir.Value) -> Perm | None:
         """How a value is stored: the storage it was written in."""
         return next(iter(self._at[v]), None)

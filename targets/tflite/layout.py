@@ -40,16 +40,19 @@ class Side(Enum):
 
 @dataclass(frozen=True)
 class Sides:
+    """`drops`: axes of input 0 that its outputs have not (reductions); what is left keeps its order in storage."""
+
     inputs: Sequence[Side]
     outputs: Sequence[Side]
+    drops: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class NodeLayout:
     """How a node reads its inputs and stores its outputs; None is raw."""
 
-    inputs: Sequence[Perm | None]
-    outputs: Sequence[Perm | None]
+    inputs: list[Perm | None]
+    outputs: list[Perm | None]
 
 
 Wishes = Callable[[ir.Node], Sides]
@@ -81,6 +84,13 @@ def between(have: Perm | None, want: Perm | None, rank: int) -> Perm:
     """The permutation that turns one storage of a value into another."""
     at = inverse(have) if have is not None else tuple(range(rank))
     return tuple(at[a] for a in (want if want is not None else range(rank)))
+
+
+def dropped(perm: Perm | None, axes: Collection[int]) -> Perm | None:
+    """The storage left when ONNX `axes` go; None where that is raw."""
+    left = [a for a in perm or () if a not in axes]
+    kept = sorted(left)
+    return None if left == kept else tuple(kept.index(a) for a in left)
 
 
 def through_transpose(perm: Sequence[int], read: Perm | None, write: Perm | None) -> Perm:
@@ -213,6 +223,8 @@ class _Assignment:
             return [(n.outputs[0], _regrouped(v, n.outputs[0], perm))] if forward else [
                 (n.inputs[0], _regrouped(v, n.inputs[0], perm))
             ]  # fmt: skip
+        if sides.drops:
+            return [(w, dropped(perm, sides.drops)) for w in n.outputs] if forward else []
         ends = [*zip(n.inputs, sides.inputs, strict=True), *zip(n.outputs, sides.outputs, strict=True)]
         if not any(e is not None and self.same(e) is v and side is Side.FOLLOW for e, side in ends):
             return []
@@ -231,6 +243,11 @@ class _Assignment:
                 regroups = data is not None and _regroups(data, n.outputs[0], self._alt(data), self._alt(n.outputs[0]))
                 side = Side.FOLLOW if regroups else Side.RAW
                 sides = Sides([side] + [Side.RAW] * (len(n.inputs) - 1), [side])
+            elif sides.drops:
+                left = dropped(self._alt(n.inputs[0]), sides.drops)
+                side = Side.FREE if left is None else Side.FOLLOW if left == self._alt(n.outputs[0]) else Side.RAW
+                rest = [Side.RAW] * (len(n.inputs) - 1)
+                sides = Sides([side, *rest], [Side.FOLLOW if side is Side.FOLLOW else Side.RAW] * len(n.outputs))
             elif len({self._alt(v) for v in self._following(n)}) > 1:
                 # One node stores all alike: ends whose second storages differ can only be raw together.
                 follow.fixed = 0

@@ -10,7 +10,7 @@ from edgec.diagnostics import Diagnostic, Diagnostics, EdgecError, Location, Sev
 from edgec.graph import Graph, ir, is_constant, static_shape
 from edgec.targets.tflite.absorb import DQ, Forms, Q, absorb, params, stored_value
 from edgec.targets.tflite.builder import Builder, dtype_name
-from edgec.targets.tflite.layout import Layouts, Perm, Sides, assign, stored
+from edgec.targets.tflite.layout import Layouts, Perm, Side, Sides, assign, channels_last, stored
 from edgec.targets.tflite.model import DTYPES, Operator, Quant, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.node import NodeLowering, Refused
 from edgec.targets.tflite.rules import RULES, LoweringRule, raw
@@ -158,7 +158,13 @@ class _Lowering:
             return v
 
         nodes = [n for n in graph.model.graph if n.op_type not in _QDQ and n not in self.forms.inside]
-        return assign(nodes, self._sides, inputs=graph.inputs, outputs=graph.outputs, last=last, same=same)
+        found = assign(nodes, self._sides, inputs=graph.inputs, outputs=graph.outputs, last=last, same=same)
+        for node, at in found.of.items():  # constants are stored as they are wanted
+            wanted = self._sides(node).inputs
+            for i, (v, side) in enumerate(zip(node.inputs, wanted, strict=True)):
+                if side is Side.LAST and v is not None and is_constant(v):
+                    at.inputs[i] = channels_last(len(self.builder.shape(v)))
+        return found
 
     def _sides(self, node: ir.Node) -> Sides:
         rule = RULES.get(node.op_type)

@@ -61,6 +61,8 @@ class Tensor:
     data: Array | None = None
     is_variable: bool = False
     """State that outlives an invocation, zero at first (LSTM)."""
+    shape_signature: tuple[int, ...] | None = None
+    """The shape with -1 for what is not known before a run; only files of others have it."""
 
     @property
     def rank(self) -> int:
@@ -83,6 +85,8 @@ class Operator:
     options: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     """Name of the ONNX node it was made for; not in the file."""
+    intermediates: list[Tensor] = field(default_factory=list)
+    """Tensors that only carry quantisation, of values inside the operator (integer LSTM)."""
 
 
 @dataclass(eq=False)
@@ -99,7 +103,7 @@ class SubGraph:
         seen: set[int] = set()
         groups: list[Sequence[Tensor | None]] = [self.inputs]
         for o in self.operators:
-            groups += [o.inputs, o.outputs]
+            groups += [o.inputs, o.outputs, o.intermediates]
         groups.append(self.outputs)
         for group in groups:
             for t in group:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgec.graph import attribute, ir, is_constant
 from edgec.targets.tflite.absorb import Fused, Q, params, stored_value
-from edgec.targets.tflite.layout import NodeLayout, Perm, moves_nothing, stored
+from edgec.targets.tflite.layout import NodeLayout, Perm, dropped, moves_nothing, stored
 from edgec.targets.tflite.model import Array, Operator, Quant, Tensor
 from edgec.targets.tflite.rules import LoweringRule
 
@@ -38,6 +38,7 @@ class NodeLowering:
         self.integer = builder.forms.integer.get(node)
         self._fused = builder.forms.fused.get(node, Fused(node.outputs[0]))
         self.activation = "NONE" if self._fused.activation == "RANGE" else self._fused.activation
+        self.fused_bias = self._fused.bias is not None
         self._written: dict[int, Tensor] = {}
 
     # --- reading the node ---------------------------------------------------------------------------------------------
@@ -114,6 +115,18 @@ class NodeLowering:
     def x(self, i: int = 0) -> Tensor:
         """An input, in the storage and number form of this node."""
         return self._in_form(self.value(i), self.in_perm(i), i)
+
+    def x_without(self, axes: Iterable[int]) -> tuple[Tensor, list[int]]:
+        """Input 0 for a kernel that takes ONNX `axes` away, and where they are in it.
+
+        As the model has it where the axes left would otherwise come out in another order.
+        """
+        rank, perm = len(self.shape()), self.in_perm()
+        gone = {int(a) % rank for a in axes}
+        if dropped(perm, gone) != self.perm:
+            perm = None
+        at = sorted(gone) if perm is None else sorted(perm.index(a) for a in gone)
+        return self._in_form(self.value(0), perm, 0), at
 
     def operand(self, i: int) -> Tensor:
         """An input that is broadcast against output 0: of its rank, in its storage. A scalar stays one."""

@@ -10,7 +10,7 @@ kernel relate; `absorb`, `layout` and `NodeLowering` do the rest, so the functio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -49,6 +49,8 @@ SAME_SCALE = Quantised("same")
 
 FLOAT = ("float32",)
 NUMBERS = ("float32", "int32", "int64")
+ANY = ("float32", "int8", "int16", "int32", "int64", "uint8", "bool")
+"""Types of kernels that only move data."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,11 @@ def follow_first(node: ir.Node) -> Sides:
     return Sides([Side.FOLLOW] + [Side.RAW] * (len(node.inputs) - 1), [Side.FOLLOW] * len(node.outputs))
 
 
-def free_in(node: ir.Node) -> Sides:
-    """Input 0 either way, the outputs raw: where axes vanish (reductions without keepdims)."""
-    return Sides([Side.FREE] + [Side.RAW] * (len(node.inputs) - 1), [Side.RAW] * len(node.outputs))
+def without(node: ir.Node, axes: Collection[int]) -> Sides:
+    """The outputs are input 0 without `axes`: either way where the axes left are stored alike."""
+    rank = _rank(node.inputs[0]) if node.inputs else 0
+    gone = frozenset(a % rank for a in axes) if rank else frozenset()
+    return Sides([Side.RAW] * len(node.inputs), [Side.RAW] * len(node.outputs), gone)
 
 
 def _rank(v: ir.Value | None) -> int:

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import importlib
 
-FAMILIES = ("convolution", "elementwise", "matmul", "reduction", "shape")
+FAMILIES = (
+    "activation",
+    "comparison",
+    "convolution",
+    "elementwise",
+    "gather",
+    "matmul",
+    "movement",
+    "pooling",
+    "reduction",
+    "resize",
+    "shape",
+    "softmax",
+    "sort",
+    "unary",
+)
 
 
 def load() -> None:

@@ -1,0 +1,57 @@
+"""Picking and placing elements by index."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgec.graph import attribute, ir
+from edgec.targets.tflite.layout import Sides
+from edgec.targets.tflite.model import Tensor
+from edgec.targets.tflite.node import NodeLowering
+from edgec.targets.tflite.rules import Quantised, follow_first, lowers, raw, without
+
+_DATA = ("float32", "int32", "int64", "bool", "uint8", "int16", "int8")
+
+
+def indices(n: NodeLowering, i: int, size: int) -> Tensor:
+    """Indices counted from the front: ONNX lets them be negative, TFLite does not."""
+    if n.is_const(i):
+        data = n.const(i).astype(np.int64)
+        return n.constant(np.where(data < 0, data + size, data), "int32", hint=n.value(i).name)
+    t = n.builder.tensor(n.value(i), None)
+    wrapped = n.temp(t.shape, t.dtype, hint=f"{t.name}_wrapped")
+    return n.emit("FLOOR_MOD", [t, n.constant(np.asarray(size, t.dtype), t.dtype)], wrapped)
+
+
+def _sides(node: ir.Node) -> Sides:
+    """A list of indices leaves the axes where they are; a single one takes its axis away."""
+    rank = node.inputs[1].shape.rank() if node.inputs[1] is not None and node.inputs[1].shape is not None else 0
+    if rank == 0:
+        return without(node, [int(attribute(node, "axis"))])
+    return follow_first(node) if rank == 1 else raw(node)
+
+
+@lowers("Gather", sides=_sides, dtypes=_DATA, quantised=Quantised("same", inputs=(0,)))
+def gather(n: NodeLowering) -> None:
+    axis = int(n.attr("axis")) % len(n.shape())
+    x, at = n.x_without([axis]) if not n.shape(1) else (n.x(), [n.axis(axis)])
+    n.emit("GATHER", [x, indices(n, 1, n.shape()[axis])], n.y(), axis=at[0], batch_dims=0)
+
+
+@lowers("GatherND", sides=raw, dtypes=_DATA, quantised=Quantised("same", inputs=(0,)))
+def gather_nd(n: NodeLowering) -> None:
+    if int(n.attr("batch_dims", 0)):
+        n.refuse("batch_dims", "expand-composites{ops=[GatherND]}")
+    depth = n.shape(1)[-1]
+    sizes = np.asarray(n.shape()[:depth])
+    if n.is_const(1):
+        data = n.const(1).astype(np.int64)
+        places = n.constant(np.where(data < 0, data + sizes, data), "int32", hint=n.value(1).name)
+    else:
+        t = n.builder.tensor(n.value(1), None)
+        places = n.emit(
+            "FLOOR_MOD",
+            [t, n.constant(sizes.astype(t.dtype), t.dtype)],
+            n.temp(t.shape, t.dtype, hint=f"{t.name}_wrapped"),
+        )
+    n.emit("GATHER_ND", [n.x(), places], n.y())
