@@ -93,6 +93,8 @@ class TensorRules:
                 message = f"{user.op_type} {user.name!r} reads stored values without a DQ"
                 self.add(node, "pair", message, "put Q/DQ around ops; compilers move them", Severity.WARNING)
         if producer is not None and is_linear(producer, DQ):
+            if self._rescales(Linear(producer, opset), lin):
+                return
             before = Linear(producer, opset)
             if before.same(lin):
                 self.add(node, "double", "stored twice in the same way", "drop one pair", Severity.NOTE)
@@ -107,6 +109,17 @@ class TensorRules:
             message = f"{lin.real.name!r} is stored twice" + ("" if siblings[0].same(lin) else ", in different ways")
             grave = Severity.NOTE if siblings[0].same(lin) else Severity.WARNING
             self.add(node, "double", message, "one Q a value is enough", grave)
+
+    def _rescales(self, before: Linear, after: Linear) -> bool:
+        """Whether the second pair is what the scheme asks for: the first has the scale some op prescribes for what it puts
+        out, and all that read the second take one scale for all their inputs.
+        """
+        fixed = [r.fixed.scale for rules in self.scheme.ops.values() for r in rules if r.fixed is not None]
+        if before.scale is None or not any(np.allclose(before.scale, f, rtol=1e-4, atol=0) for f in fixed):
+            return False
+        readers = [n for dq, _ in after.stored.uses() for o in dq.outputs for n, _ in o.uses()]
+        found = [self.scheme.rule(n, self.setting) for n in readers]
+        return before.dtype == after.dtype and bool(found) and all(r is not None and r.share for r in found)
 
     def roles(self, node: ir.Node, stored: ir.Node, rule: OpRule | None) -> None:
         """Each stored input of a node, in the role its rule gives it. `node` is of the float view, `stored` the same in the

@@ -130,8 +130,8 @@ def _with_head(scene: Scene) -> Plan:
             if rule is not None:
                 plan.activations[v.name].fixed, plan.activations[v.name].range = rule.fixed, rule.range
                 if rule.share and node.op_type != "Concat":  # which requantises where it has to
-                    names = [v.name, *(i.name for i in node.inputs if i is not None and i.name)]
-                    plan.merge([n for n in names if n in plan.activations])
+                    names = [i.name for i in node.inputs if i is not None and i.name]
+                    plan.share(v.name, [n for n in names if n in plan.activations])
     return plan
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph, constant, ir
-from edgec.passes.quantize.plan import BiasSite, Plan, WeightSite
+from edgec.passes.quantize.plan import BiasSite, Plan, RescaleSite, WeightSite
 from edgec.quantization.params import LIMITS, SMALLEST_SCALE, QuantParams
 from edgec.rewrite import FROM_KEY, RULE_KEY
 
@@ -35,12 +35,33 @@ class Inserter:
         self.g = graph.model.graph
 
     def activations(self, plan: Plan, params: Mapping[str, QuantParams]) -> None:
-        """A pair after every planned value; its readers get the DQ's output."""
+        """A pair after every planned value; its readers get the DQ's output. A second one where a reader wants it rescaled."""
         values = {v.name: v for v in self._values()}
         for name, site in plan.activations.items():
             value = values[name]
             uses = list(value.uses()) if site.uses is None else [u for u in site.uses if u in {*value.uses()}]
             self._pair(value, params[name], uses, whole=site.uses is None)
+        self._rescale(plan.rescaled, params)
+
+    def _rescale(self, sites: Sequence[RescaleSite], params: Mapping[str, QuantParams]) -> None:
+        made: dict[tuple[ir.Value, float, int], ir.Value] = {}
+        for site in sites:
+            p, value = params[site.like], site.node.inputs[site.input]
+            assert value is not None  # a site is made of an input that is given
+            if (p.scale, p.zero_point) == (params[site.value].scale, params[site.value].zero_point):
+                continue
+            p = in_type(p, value.dtype)
+            key = value, float(p.scale), int(p.zero_point)
+            if key not in made:
+                name = f"{site.value}_as_{site.like}"
+                scale, zero = self._params(name, p, value.dtype)
+                q = self._node("QuantizeLinear", [value, scale, zero], f"{name}_q", DTYPES[p.dtype], value, p)
+                dq = self._node("DequantizeLinear", [q.outputs[0], scale, zero], f"{name}_dq", value.dtype, value, p)
+                after = value.producer()
+                assert after is not None  # a DQ
+                self.g.insert_after(after, [q, dq])
+                made[key] = dq.outputs[0]
+            site.node.replace_input_with(site.input, made[key])
 
     def _values(self) -> list[ir.Value]:
         return [*self.g.inputs, *(v for n in self.g for v in n.outputs)]
@@ -158,4 +179,5 @@ WeightKey = tuple[ir.Value, int | None, str]
 
 def weight_key(site: WeightSite, value: ir.Value) -> WeightKey:
     """What makes two sites share one stored weight."""
-    return value, site.block_axis if site.block_axis is not None else site.axis, site.kind.model_dump_json()
+    axis = site.block_axis if site.block_axis is not None else site.axis
+    return value, axis, f"{site.kind.model_dump_json()}{site.like or ''}"

@@ -11,7 +11,10 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from edgec.graph import Graph, ir, is_constant, static_shape
+import numpy as np
+
+from edgec.graph import Graph, constant, ir, is_constant, static_shape
+from edgec.quantization.params import limits
 from edgec.specs.conditions import Setting, applies
 from edgec.specs.scheme import Fixed, OpRule, QuantKind, Scheme
 from edgec.units import Units, find_units
@@ -19,10 +22,15 @@ from edgec.units import Units, find_units
 Use = tuple[ir.Node, int]
 """A node, and which of its inputs."""
 
+Bounds = tuple[float, float]
+
 
 @dataclass
 class ActivationSite:
-    """One value stored in integers. `uses`: who reads it stored; None: everybody does."""
+    """One value stored in integers. `uses`: who reads it stored; None: everybody does.
+
+    `fixed` and `range` say the same of all values of a group: what a target prescribes, what is known without data.
+    """
 
     kind: QuantKind
     group: int
@@ -33,13 +41,17 @@ class ActivationSite:
 
 @dataclass(frozen=True)
 class WeightSite:
-    """One constant input stored in integers; `axis` as the kind's `per` wants it, counted from the front."""
+    """One constant input stored in integers; `axis` as the kind's `per` wants it, counted from the front.
+
+    `like`: the activation whose parameters it takes; None: it has its own.
+    """
 
     node: ir.Node
     input: int
     kind: QuantKind
     axis: int | None
     block_axis: int | None = None
+    like: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,19 @@ class BiasSite:
     weight: int
 
 
+@dataclass(frozen=True)
+class RescaleSite:
+    """An input that is stored again, with the parameters of the activation `like`: those of `value` itself are
+    prescribed, and the op that reads it takes one scale for all. In the graph: Q -> DQ -> Q -> DQ, the second pair for
+    these readers only; a target has one op for the DQ and Q in the middle (TFLite: QUANTIZE).
+    """
+
+    node: ir.Node
+    input: int
+    value: str
+    like: str
+
+
 @dataclass
 class Plan:
     """Activations by value name, in the order values are computed. `groups`: values that must have equal parameters."""
@@ -59,6 +84,7 @@ class Plan:
     activations: dict[str, ActivationSite] = field(default_factory=dict)
     weights: list[WeightSite] = field(default_factory=list)
     biases: list[BiasSite] = field(default_factory=list)
+    rescaled: list[RescaleSite] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     quantized: list[str] = field(default_factory=list)
     """Names of the nodes that compute on integers."""
@@ -81,6 +107,38 @@ class Plan:
         for site in self.activations.values():
             if site.group in old:
                 site.group = target
+
+    def share(self, out: str, inputs: Collection[str], constants: Bounds | None = None) -> list[str]:
+        """One group for an op's inputs and output. Returns the inputs that are left out: their scale is prescribed, and
+        others, or constants outside of it (`constants`: their extremes), must not be squeezed into it.
+        """
+        sites = {n: self.activations[n] for n in inputs}
+        fixed = {s.fixed for s in sites.values()}
+        first = next(iter(fixed), None)
+        if len(fixed) == 1 and first is not None and self._holds(out, first, constants):
+            self.merge([out, *sites])
+            self.activations[out].fixed = first
+            return []
+        free = [n for n, s in sites.items() if s.fixed is None]
+        known = [r for n in free if (r := sites[n].range) is not None]
+        self.merge([out, *free])
+        hull = None
+        if known and len(known) == len(sites):  # known without calibration, and nothing else comes in
+            known += [constants] if constants is not None else []
+            hull = min(r[0] for r in known), max(r[1] for r in known)
+        if hull is not None and not all(map(math.isfinite, hull)):
+            hull = None
+        for site in self.activations.values():
+            if site.group == self.activations[out].group:
+                site.range = hull
+        return [n for n, s in sites.items() if s.fixed is not None]
+
+    def _holds(self, name: str, fixed: Fixed, bounds: Bounds | None) -> bool:
+        """Whether a prescribed scale reaches as far as `bounds`, to a step."""
+        if bounds is None:
+            return True
+        low, high = (q - fixed.zero_point for q in limits(self.activations[name].kind))
+        return (low - 1) * fixed.scale <= bounds[0] and bounds[1] <= (high + 1) * fixed.scale
 
 
 def make_plan(
@@ -198,16 +256,17 @@ class _Planner:
         self.made.quantized.append(node_name(node))
         if rule.weight is not None and self._constant(node, rule.weight):
             self._weight(node, rule)
-        for use in uses:
-            if is_constant(_read(use)) and use[1] not in (rule.weight, rule.bias):
-                self.made.weights.append(WeightSite(*use, replace_kind(kind), None))
         if rule.bias is not None and self._constant(node, rule.bias) and self.scheme.bias == "int32":
             first = rule.inputs[0] if isinstance(rule.inputs, tuple) and rule.inputs else 0
             if rule.weight is not None and self._constant(node, rule.weight) and _is_bias(node.inputs[rule.bias]):
                 self.made.biases.append(BiasSite(node, rule.bias, first, rule.weight))
-        self._outputs(kernel, rule, kind, inputs)
+        constants = [u for u in uses if is_constant(_read(u)) and u[1] not in (rule.weight, rule.bias)]
+        self._outputs(kernel, rule, kind, inputs, constants)
+        out = kernel.nodes[-1].outputs[0].name
+        like = out if rule.share and out in self.made.activations else None
+        self.made.weights += [WeightSite(*u, replace_kind(kind), None, like=like) for u in constants]
 
-    def _outputs(self, kernel: _Kernel, rule: OpRule, kind: QuantKind, inputs: list[Use]) -> None:
+    def _outputs(self, kernel: _Kernel, rule: OpRule, kind: QuantKind, inputs: list[Use], constants: list[Use]) -> None:
         if rule.outputs == "never":
             return
         for v in kernel.nodes[-1].outputs:
@@ -221,19 +280,15 @@ class _Planner:
             site.range = rule.range or site.range
             self.stored.add(v.name)
             if rule.share:
-                self._share(v.name, [n for u in inputs if (n := _read(u).name) in self.made.activations])
+                self._share(v.name, inputs, _extremes(kernel.main, constants))
 
-    def _share(self, out: str, inputs: list[str]) -> None:
-        """One group for inputs and output. Not where one input's scale is prescribed and another's is not: the range of
-        one would destroy the other, and rescaling before the op does not.
-        """
-        groups = self.made.activations
-        prescribed = {
-            next((s.fixed for s in groups.values() if s.group == groups[n].group and s.fixed is not None), None)
-            for n in inputs
-        }
-        if len(prescribed) == 1:
-            self.made.merge([out, *inputs])
+    def _share(self, out: str, inputs: list[Use], constants: Bounds | None) -> None:
+        names = [n for u in inputs if (n := _read(u).name) in self.made.activations]
+        for name in self.made.share(out, [n for n in names if n is not None], constants):
+            for node, i in inputs:
+                done = any(r.node is node and r.input == i for r in self.made.rescaled)  # ops with several outputs
+                if _read((node, i)).name == name and not done:
+                    self.made.rescaled.append(RescaleSite(node, i, name, out))
 
     def _skip(self, uses: list[Use]) -> list[Use]:
         """The skip input of a residual addition: the one that the kernel which runs last before it does not compute."""
@@ -333,6 +388,18 @@ class _Kernel:
 def replace_kind(kind: QuantKind) -> QuantKind:
     """The kind for a constant read where an activation is expected: stored the same way, for the tensor as a whole."""
     return kind.model_copy(update={"per": "tensor", "block": None})
+
+
+def _extremes(node: ir.Node, constants: list[Use]) -> Bounds | None:
+    """The smallest and largest number that constants bring in: those read beside activations, and what Pad fills with."""
+    found = [_read(u) for u in constants]
+    if node.op_type == "Pad" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        found.append(node.inputs[2])
+    if any(not is_constant(v) for v in found):
+        return -math.inf, math.inf
+    data = [np.asarray(constant(v)) for v in found]
+    data = [d for d in data if d.size]
+    return (min(float(d.min()) for d in data), max(float(d.max()) for d in data)) if data else None
 
 
 def _read(use: Use) -> ir.Value:

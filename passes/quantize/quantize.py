@@ -24,6 +24,8 @@ from edgec.quantization.record import QuantRecord
 from edgec.specs.conditions import Setting
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgec.pipeline import Contract
     from edgec.quantization.statistics import Statistics
     from edgec.specs.scheme import Scheme
@@ -89,7 +91,7 @@ class Quantize(Pass):
         record = QuantRecord(graph.clone(), scheme, statistics, kept=plan.kept)
         if statistics is not None:
             record.activations = self._activation_params(plan, statistics, found)
-        weights = self._weight_params(plan, stored)
+        weights = self._weight_params(plan, stored, record.activations)
         biases = bias_params(plan, record.activations, weights)
         inserter = Inserter(graph)
         record.weights = inserter.weights(plan.weights, weights)
@@ -179,13 +181,17 @@ class Quantize(Pass):
             out.update(dict.fromkeys(names, p))
         return {name: out[name] for name in plan.activations}
 
-    def _weight_params(self, plan: Plan, stored: StoredWeights) -> dict[WeightKey, QuantParams]:
+    def _weight_params(
+        self, plan: Plan, stored: StoredWeights, activations: Mapping[str, QuantParams]
+    ) -> dict[WeightKey, QuantParams]:
         out: dict[WeightKey, QuantParams] = {}
         for site in plan.weights:
             value = site.node.inputs[site.input]
             assert value is not None  # a site is made of an input that is given
             key = weight_key(site, value)
-            if key not in out:
+            if site.like is not None:
+                out[key] = activations[site.like]
+            elif key not in out:
                 data = np.asarray(constant(value), np.float32)
                 axis = site.block_axis if site.kind.per == "block" else site.axis
                 own = stored.params(value, site.kind)

@@ -213,8 +213,8 @@ def test_prescribed_scales_reach_copies_and_stop_at_other_ranges() -> None:
     weights = W + ", " + weight("z", "4,8,1,1", 32)
     p = plan(graph("float[1,4,8,8]", body, weights), "tflite-int8")
     assert ["s", "t"] in p.groups
-    assert ["c"] in p.groups
-    assert ["u"] in p.groups
+    assert ["c", "u"] in p.groups
+    assert [(r.node.op_type, r.input, r.value, r.like) for r in p.rescaled] == [("Concat", 0, "t", "u")]
 
 
 def test_concat_of_free_inputs_shares_one_scale() -> None:
