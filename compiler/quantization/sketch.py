@@ -253,7 +253,11 @@ def _add(keys: Array, counts: Array, more: Array, more_counts: Array) -> tuple[A
 
 
 def _floats(magnitudes: Array) -> Array:
-    return (magnitudes.astype(np.int32) << DROPPED_BITS).view(np.float32).astype(np.float64)
+    """Where buckets begin; the last one of float32, which holds what masks are filled with (-3.4e38), ends at infinity: the
+    largest finite number stands for it.
+    """
+    starts = (magnitudes.astype(np.int32) << DROPPED_BITS).view(np.float32).astype(np.float64)
+    return np.asarray(np.minimum(starts, np.finfo(np.float32).max))
 
 
 def _middles(keys: Array) -> Array:

@@ -127,3 +127,15 @@ def test_storing_keeps_everything():
     for key, value in (("buckets", "AAAA"), ("buckets", "?"), ("low", "x")):
         with pytest.raises(ValueError, match=r"\S"):
             TensorSketch.from_json({**s.to_json(), key: value})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mask", [-3.4028234663852886e38, 3.4028234663852886e38])
+def test_masks_of_the_largest_number_have_quantiles(mask: float):
+    """Attention masks are filled with float32's lowest number: the bucket of it has no end to go halfway to."""
+    sketch = sketch_of([mask] * 50 + [0.0] * 50)
+    shares = (0.0005, 0.25, 0.75, 0.9995)
+    assert sorted({round(sketch.quantile(s) / abs(mask), 2) for s in shares}) == sorted({0.0, np.sign(mask)})
+    low, high = sketch.edges()
+    assert np.isfinite(low).all()
+    assert np.isfinite(high).all()
