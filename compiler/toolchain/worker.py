@@ -70,7 +70,7 @@ class Answer:
 
 
 class WorkerError(EdgecError):
-    """A worker that gave no usable answer. `step` is what it was doing, `log` holds all it printed.
+    """A worker that gave no usable answer. `step` is what it was doing, `log` holds all it printed, `signal` killed it.
 
     `reason` is for programs: crash, timeout, memory, log-size, exit, garbage, protocol, failed, start.
     """
@@ -88,7 +88,14 @@ class WorkerError(EdgecError):
     }
 
     def __init__(
-        self, code: str, message: str, log: Path | None = None, *, step: str | None = None, hint: str | None = None
+        self,
+        code: str,
+        message: str,
+        log: Path | None = None,
+        *,
+        step: str | None = None,
+        hint: str | None = None,
+        signal: str | None = None,
     ) -> None:
         tail = log_tail(log) if log is not None and log.is_file() else []
         said = "\n    ".join(["last lines of the log:", *tail]) if tail else None
@@ -98,6 +105,7 @@ class WorkerError(EdgecError):
         self.reason = self.REASONS[code]
         self.step = step
         self.log = log
+        self.signal = signal
         self.tail = tuple(tail)
 
 
@@ -400,7 +408,7 @@ class Worker:
                 if -status == signal.SIGKILL
                 else "a fault inside the SDK: `edgec explain EC0620` says how to find the operator that sets it off"
             )
-            return WorkerError("EC0620", what, self.log, step=step, hint=hint)
+            return WorkerError("EC0620", what, self.log, step=step, hint=hint, signal=name)
         what = f"{self.sdk} exited with status {status} and no answer in the step {step!r}"
         return WorkerError("EC0623", what, self.log, step=step)
 

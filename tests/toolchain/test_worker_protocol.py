@@ -101,6 +101,7 @@ def test_segfault(tmp_path: Path) -> None:
     e = failure(tmp_path, 'import ctypes\njob.step("build")\nprint("before")\nctypes.string_at(0)')
     assert (e.reason, e.step) == ("crash", "build")
     assert "SIGSEGV in the step 'build'" in str(e)
+    assert e.signal == "SIGSEGV"
     assert any("Segmentation fault" in line for line in e.tail)
 
 
