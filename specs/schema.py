@@ -96,6 +96,10 @@ class TargetSpec(Model):
     static_shapes: bool = Field(description="whether every dimension must be a number")
     layout: Text | None = Field(None, description="how the device stores feature maps")
     alignment: dict[str, Annotated[int, Field(gt=0)]] = Field({}, description="what sizes are rounded up to")
+    memory: dict[str, Annotated[int, Field(gt=0)]] = Field(
+        {}, description="bytes of the device's memories by name (flash, ram): what an artifact is checked against"
+    )
+    compiler: dict[str, Text] = Field({}, description="options of the SDK's compiler that make the device, by name")
     op_table: OpTable = Field(description="an op table's name, or a table written out")
     runner: Text = Field(description="what executes the artifact on this host, for people")
     notes: tuple[Text, ...] = ()
@@ -147,7 +151,7 @@ M = TypeVar("M", bound=Model)
 _KINDS: Mapping[str, yaml_file.Kind] = {
     "target": yaml_file.Kind(
         folders=("targets", "targets/families"),
-        rows=frozenset({"precisions", "unavailable", "alignment"}),
+        rows=frozenset({"precisions", "unavailable", "alignment", "memory", "compiler"}),
         includes={
             ("op_table",): "op table",
             ("precisions", "*", "pipeline"): "pipeline",
