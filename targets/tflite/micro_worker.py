@@ -15,7 +15,8 @@ Answer
     {"done": [id, ...]}; each results/<id>.json holds
     error, step   what the library said, and where; nothing else then
     outputs       per sample {output: .npy}
-    arena         {"total", "head", "tail"} bytes: head is scratch and activations, tail is what persists
+    arena         bytes: "total", "head" (activations and scratch) and "tail" (what persists) of the library's own record,
+                  "needed": the smallest arena it starts in; planning takes some memory that the record does not count
 """
 
 from __future__ import annotations
@@ -88,11 +89,8 @@ def _model(job: Any, task: dict[str, Any]) -> dict[str, Any]:
 
 def _run_model(job: Any, task: dict[str, Any], at: Any) -> dict[str, Any]:
     at("allocate")
-    interpreter = _runtime.Interpreter.from_file(
-        str(job.folder / task["model"]),
-        arena_size=job.request["arena"],
-        intrepreter_config=_runtime.InterpreterConfig.kAllocationRecording,  # the library's own spelling
-    )
+    model = (job.folder / task["model"]).read_bytes()
+    interpreter = _interpreter(model, job.request["arena"])
     rows = []
     for i, sample in enumerate(task["samples"]):
         at(f"sample {i}")
@@ -116,7 +114,40 @@ def _run_model(job: Any, task: dict[str, Any], at: Any) -> dict[str, Any]:
     arena = {kind: int(size) for kind, size in _ARENA.findall(job.log_text()[before:])}
     if set(arena) != {"total", "head", "tail"}:
         raise RuntimeError("the library printed no table of allocations")
+    arena["needed"] = _smallest_arena(model, arena["total"], job.request["arena"])
     return {"outputs": rows, "arena": arena}
+
+
+def _interpreter(model: bytes, arena: int) -> Any:
+    config = _runtime.InterpreterConfig.kAllocationRecording
+    return _runtime.Interpreter.from_bytes(model, arena_size=arena, intrepreter_config=config)  # the library's spelling
+
+
+_STEP = 16  # bytes: what the arena is aligned to
+
+
+def _smallest_arena(model: bytes, recorded: int, enough: int) -> int:
+    """By bisection between the library's record and what it was given, in steps of 16 bytes, rounded up."""
+
+    def starts(steps: int) -> bool:
+        try:
+            _interpreter(model, steps * _STEP)
+        except RuntimeError:  # its reason is in the log
+            return False
+        return True
+
+    low, high = recorded // _STEP, -(-enough // _STEP)  # `low` is too small or exact, `high` is enough
+    width = 64
+    while low + width < high and not starts(low + width):
+        low, width = low + width, width * 2
+    high = min(high, low + width)
+    while low < high:
+        middle = (low + high) // 2
+        if starts(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high * _STEP
 
 
 def _check(name: str, array: Any, d: dict[str, Any]) -> None:

@@ -56,7 +56,8 @@ class Outcome:
     """What became of it. `refused`: the runtime said no, in `message`. Otherwise, unless `ok`, its process is gone.
 
     `outputs`: by name, for each sample. `tensors`: by index in the file, for each sample. `operators`: name and whether
-    XNNPACK took it, in file order. `seconds`: of each timed run. `arena`: bytes "total", "head", "tail" (tflite-micro).
+    XNNPACK took it, in file order. `seconds`: of each timed run. `arena`: bytes by name (tflite-micro), see
+    `runner.Arena`.
     """
 
     status: Status

@@ -46,12 +46,14 @@ class Latency:
 class Arena:
     """Bytes tflite-micro takes of its tensor arena: `head` for activations and scratch, `tail` for what persists.
 
-    Of this 64-bit host: the structures in `tail` are smaller on a 32-bit device.
+    `total` is both, as the library records it; `needed` is the smallest arena it really starts in (a multiple of 16):
+    planning takes memory that it gives back. Of this 64-bit host: structures are smaller on a 32-bit device.
     """
 
     total: int
     head: int
     tail: int
+    needed: int
 
 
 class _FileRunner:

@@ -207,9 +207,11 @@ def test_micro_equals_litert_reference(
     assert arena.total == arena.head + arena.tail
     assert arena.head >= 2 * 8 * 8 * 4
     assert mcu.measure() == arena
-    enough = MicroRunner(model, models.interface(), manager, tmp_path, arena_bytes=arena.total + 64)
-    assert len(list(enough.run(SAMPLES[:1]))) == 1
-    small = MicroRunner(model, models.interface(), manager, tmp_path, arena_bytes=arena.total // 2)
+    assert arena.needed >= arena.total
+    enough = MicroRunner(model, models.interface(), manager, tmp_path, arena_bytes=arena.needed)
+    np.testing.assert_array_equal(next(enough.run(SAMPLES[:1]))["prob"], got[0]["prob"])
+    assert enough.measure().needed == arena.needed
+    small = MicroRunner(model, models.interface(), manager, tmp_path, arena_bytes=arena.needed - 16)
     with pytest.raises(EdgecError) as caught:
         small.measure()
     assert code(caught) == "EC0659"
