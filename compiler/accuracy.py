@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgec.quantization.mixed import Mixed
 
 QUANTIZE = "quantize"
-"""The pass whose option `keep` names the nodes that stay in higher precision."""
+"""The pass whose options `keep` and `wide` name the nodes in float and in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def keep_enough(
         first = first.settled(graph, ctx)
     correcting = _while_calibrating(passes[1:])
 
-    def make(keep: frozenset[str], ranges: str) -> list[Pass]:
+    def make(keep: frozenset[str], wide: frozenset[str], ranges: str) -> list[Pass]:
         given: dict[str, Any] = {"ranges": ranges} if ranges else {}
-        return [_keeping(first, keep, **given), *correcting]
+        return [_keeping(first, keep, wide, **given), *correcting]
 
     if wanted.max_drop is not None and wanted.metric is None:
         raise error("EC0754", "max-drop needs a metric", hint="--metric metric.py:function")
@@ -85,7 +85,11 @@ def keep_enough(
         max_kept=wanted.max_kept,
         progress=progress,
     )  # fmt: skip
-    return [_keeping(first, frozenset(mixed.keep)), *passes[1:]], mixed
+    if mixed.keep or mixed.wide:
+        rows = [f"{layer} {became}" for layer, _, _, became in mixed.layer_table()]
+        share = f"{mixed.chosen.share:.1%} of the MACs in integers"
+        ctx.diagnostics.note("EC0756", f"mixed precision, {share}: {', '.join(rows)}")
+    return [_keeping(first, frozenset(mixed.keep), frozenset(mixed.wide)), *passes[1:]], mixed
 
 
 def _while_calibrating(passes: Sequence[Pass]) -> list[Pass]:
@@ -98,6 +102,8 @@ def _while_calibrating(passes: Sequence[Pass]) -> list[Pass]:
     return out
 
 
-def _keeping(p: Pass, keep: frozenset[str], **options: Any) -> Pass:
+def _keeping(p: Pass, keep: frozenset[str], wide: frozenset[str], **options: Any) -> Pass:
     kept = tuple(dict.fromkeys((*getattr(p, "keep", ()), *sorted(keep))))
+    if wide:
+        options["wide"] = tuple(dict.fromkeys((*getattr(p, "wide", ()), *sorted(wide))))
     return dataclasses.replace(p, keep=kept, **options)  # type: ignore[call-arg]

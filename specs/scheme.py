@@ -81,6 +81,13 @@ class FloatOp(Model):
     fatal: bool = Field(False, description="whether the model cannot be compiled or run then, not just badly")
 
 
+class Wide(Model):
+    """More bits for the activations of single layers, on the same target: what costs less than float."""
+
+    scheme: Text = Field(description="name of the scheme whose rules hold for those layers: qnn-a16w8")
+    evidence: Text
+
+
 class Scheme(Model):
     """All of a target's rules. Keys of `ops` are op types, `domain::Op` outside the ONNX domain; the first rule applies."""
 
@@ -100,6 +107,10 @@ class Scheme(Model):
     float_ops: dict[str, tuple[FloatOp, ...]] = Field(
         {}, description="ops that must not read and write integers, by op type; others without a rule may"
     )
+    wide: Wide | None = Field(
+        None, description="activations in 16 bits for single layers, where the target computes on them in integers"
+    )
+    not_wide: Text | None = Field(None, description="why there is no `wide`, where the target reads 16 bits")
     activation_dtypes: tuple[QuantDType, ...] = Field(
         (), description="other element types of activations the target reads, in models that come quantised"
     )

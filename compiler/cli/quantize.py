@@ -125,6 +125,8 @@ def _show(result: Quantized, model: Path, output: Path, console: Console, quiet:
         console.line(f"  {node}: {reason}", "dim")
     if result.mixed is not None and len(result.mixed.points) > 1:
         console.table(result.mixed.COLUMNS, result.mixed.table())
+        if layers := result.mixed.layer_table():
+            console.table(result.mixed.LAYER_COLUMNS, layers)
     if result.comparison is not None:
         console.table(result.comparison.COLUMNS, result.comparison.table())
     before, after = model.stat().st_size, output.stat().st_size

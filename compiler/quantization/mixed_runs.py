@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgec.quantization.budget import Budget, Score
 from edgec.quantization.mixed import Mixed, search
 from edgec.quantization.sensitivity import PROBES, Sensitivity, sensitivity
 from edgec.runtime import Session
+from edgec.specs.conditions import Setting
 
 if TYPE_CHECKING:
     from edgec.quantization.metric import Drop, Metric
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-MakePasses = Callable[[frozenset[str], str], Sequence[Pass]]
-"""The quantising pass and those that correct, given the nodes to keep and a calibration.json ("" for none yet)."""
+MakePasses = Callable[[frozenset[str], frozenset[str], str], Sequence[Pass]]
+"""The quantising pass first, then those that correct: given the nodes in float, the nodes with 16-bit activations, and a
+calibration.json ("" for none yet)."""
 
 
 def search_mixed(
@@ -60,7 +63,12 @@ def search_mixed(
         trials = Trials(graph, ctx, make_passes, judged, metric, Path(folder))
         budget = Budget(min_sqnr, min_agreement, max_drop, trials.baseline)
         found = trials.sensitivity(probes, balanced=min_sqnr is None)
-        return search(found, trials.evaluate, budget, costs=costs, max_kept=max_kept, progress=progress)
+        wide, dtype = trials.widenable()
+        estimate = None
+        return search(
+            found, trials.evaluate, budget,
+            costs=costs, max_kept=max_kept, wide=wide, dtype=dtype, estimate=estimate, progress=progress,
+        )  # fmt: skip
 
 
 KEPT_BYTES = 256 << 20
@@ -84,6 +92,9 @@ class Trials:
     ) -> None:
         self.graph, self.ctx, self.make_passes, self.samples, self.metric = graph, ctx, make_passes, samples, metric
         self._ranges = folder / "calibration.json"
+        self.corrects = len(make_passes(frozenset(), frozenset(), "")) > 1
+        self._plain: tuple[Graph, QuantRecord | None] | None = None
+        self._offset: tuple[Score, Score] | None = None
         self._inputs = [v.name or "" for v in graph.inputs]
         self._float = Session(graph)
         first = next(self._float.run_all(samples), None)
@@ -102,19 +113,36 @@ class Trials:
         """The float graph's outputs: kept, or run anew where they are too large for that."""
         return self._kept if self._kept is not None else self._float.run_all(self.samples)
 
-    def quantize(self, keep: frozenset[str]) -> tuple[Graph, QuantRecord | None]:
-        """A copy, quantised. The first time, calibration runs; if a later choice needs values it did not see, again."""
+    def quantize(
+        self, keep: frozenset[str], wide: frozenset[str] = frozenset(), *, correct: bool = True
+    ) -> tuple[Graph, QuantRecord | None]:
+        """A copy, quantised. The first time, calibration runs; if a later choice needs values it did not see, again.
+
+        `correct`: False leaves out the passes after the quantising one, which take most of the time.
+        """
+        plain = not keep and not wide and correct
+        if plain and self._plain is not None:
+            return self._plain
+        made = self._retried(keep, wide, correct)
+        if plain:
+            self._plain = made
+        return made
+
+    def _retried(self, keep: frozenset[str], wide: frozenset[str], correct: bool) -> tuple[Graph, QuantRecord | None]:
         try:
-            return self._quantize(keep, str(self._ranges) if self._ranges.exists() else "")
+            return self._quantize(keep, wide, str(self._ranges) if self._ranges.exists() else "", correct)
         except EdgecError as e:
             if not self._ranges.exists() or e.diagnostics[0].code != "EC0223":
                 raise
-            return self._quantize(keep, "")
+            return self._quantize(keep, wide, "", correct)
 
-    def _quantize(self, keep: frozenset[str], ranges: str) -> tuple[Graph, QuantRecord | None]:
+    def _quantize(
+        self, keep: frozenset[str], wide: frozenset[str], ranges: str, correct: bool
+    ) -> tuple[Graph, QuantRecord | None]:
         after = self.graph.clone()
         ctx = dataclasses.replace(self.ctx, diagnostics=Diagnostics(), quantization=None, rejections={})
-        PassManager(self.make_passes(keep, ranges)).run(after, ctx)
+        passes = self.make_passes(keep, wide, ranges)
+        PassManager(passes if correct else passes[:1]).run(after, ctx)
         record = ctx.quantization
         if record is not None and record.statistics is not None and not ranges and not self._ranges.exists():
             record.statistics.save(self._ranges)
@@ -129,10 +157,37 @@ class Trials:
             record.reference, after, self.samples, scheme=record.scheme, probes=probes, balanced=balanced
         )
 
-    def evaluate(self, keep: frozenset[str]) -> Score:
-        """What a choice reaches."""
-        after, _ = self.quantize(keep)
-        session = Session(after)
+    def widenable(self) -> tuple[frozenset[str], str]:
+        """Nodes that can have 16-bit activations on this target, and their element type."""
+        from edgec.passes.quantize.plan import wide_nodes, wide_scheme
+
+        _, record = self.quantize(frozenset())
+        other = wide_scheme(record.scheme) if record is not None else None
+        if record is None or other is None or other.activations is None:
+            return frozenset(), "16 bits"
+        ctx = self.ctx
+        setting = Setting(ctx.precision or "", ctx.target.platform if ctx.target is not None else "", self.graph.opset)
+        return wide_nodes(self.graph, record.scheme, setting), other.activations.dtype
+
+    def estimate(self, keep: frozenset[str], wide: frozenset[str] = frozenset()) -> Score:
+        """About what a choice reaches: without correction, and what that gains on the plain model added."""
+        if self._offset is None:
+            none = frozenset[str]()
+            self._offset = self.evaluate(none), self._run(none, none, correct=False)
+        (after, before), score = self._offset, self._run(keep, wide, correct=False)
+        return Score(
+            score.sqnr_db + _gain(after.sqnr_db, before.sqnr_db),
+            _added(score.agreement, after.agreement, before.agreement),
+            _added(score.metric, after.metric, before.metric),
+        )
+
+    def evaluate(self, keep: frozenset[str], wide: frozenset[str] = frozenset()) -> Score:
+        """What a choice reaches, as ONNX Runtime runs it with its optimiser: the way results are verified."""
+        return self._run(keep, wide, correct=True)
+
+    def _run(self, keep: frozenset[str], wide: frozenset[str], *, correct: bool) -> Score:
+        after, _ = self.quantize(keep, wide, correct=correct)
+        session = Session(after, optimise=True)
         outputs: Iterable[Arrays] = session.run_all(self.samples)
         if self._wants_outputs:
             outputs = list(outputs)
@@ -146,3 +201,12 @@ class Trials:
         if self.metric.form == "predict":
             return self.metric.of_session(session, self._inputs)
         return self.metric.of_outputs(outputs, self._reference)
+
+
+def _gain(after: float, before: float) -> float:
+    gain = after - before
+    return gain if math.isfinite(gain) else 0.0  # both may be infinite
+
+
+def _added(score: float | None, after: float | None, before: float | None) -> float | None:
+    return None if score is None or after is None or before is None else score + _gain(after, before)

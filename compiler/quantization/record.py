@@ -26,6 +26,8 @@ class QuantRecord:
     """Value of `reference` -> how it is stored."""
     weights: dict[str, tuple[str, QuantParams]] = field(default_factory=dict)
     """Name of the stored integer initializer -> (node it is a weight of, parameters)."""
+    wide: dict[str, str] = field(default_factory=dict)
+    """Node -> element type of the activations, of those that were given more bits than the scheme's."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """Node -> why it stays in float."""
 

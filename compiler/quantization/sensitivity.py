@@ -85,18 +85,45 @@ class Sensitivity:
     followers: Mapping[str, Follower] = field(default_factory=dict)
     ends: tuple[str, ...] = ()
     """Values read by ops without a derivative: weighed like outputs."""
+    carry: frozenset[str] = frozenset()
+    """Layers that get more bits by themselves where all they read has them: pooling, data movement."""
 
     def off(self, keep: Collection[str]) -> set[str]:
         """The layers that compute in float when `keep` does: also those that only followed them."""
         return off(keep, self.followers)
 
-    def active(self, keep: Collection[str]) -> npt.NDArray[np.bool_]:
-        """The roundings that are left with `keep` in float. [terms]"""
+    def widened(self, wide: Collection[str], off: Collection[str] = ()) -> set[str]:
+        """The layers whose activations have 16 bits when those of `wide` are given them; `off` compute in float."""
+        out = set(wide) - set(off)
+        for la in self.layers if out else ():
+            made = {m for m in self._reads.get(la.node, ()) if m not in off}
+            if la.node in self.carry and la.node not in off and made and made <= out:
+                out.add(la.node)
+        return out
+
+    @cached_property
+    def _reads(self) -> dict[str, set[str]]:
+        """Layer -> the layers that make what it reads."""
+        out: dict[str, set[str]] = {}
+        for t in self.terms:
+            if t.value is not None and t.maker is not None:
+                out.setdefault(t.reader, set()).add(t.maker)
+        return out
+
+    def active(self, keep: Collection[str], wide: Collection[str] = ()) -> npt.NDArray[np.bool_]:
+        """The roundings to few bits that are left with `keep` in float and `wide` in 16 bits. [terms]
+
+        Weights keep their bits in wide layers. A value has those of its maker; who reads it in fewer rounds it again.
+        """
         index, makers, readers, asks = self._table
+        gone = self.off(keep)
         on = np.ones(len(index) + 1, bool)
-        on[[index[n] for n in self.off(keep) if n in index]] = False
+        on[[index[n] for n in gone if n in index]] = False
         on[-1] = False  # no layer
-        left: npt.NDArray[np.bool_] = on[makers] | (asks & on[readers])
+        few = on.copy()
+        few[[index[n] for n in self.widened(wide, gone) if n in index]] = False
+        weights = np.array([t.value is None for t in self.terms], bool)
+        left: npt.NDArray[np.bool_] = few[makers] | (asks & np.where(weights, on[readers], few[readers]))
         return left
 
     @cached_property
@@ -132,17 +159,17 @@ class Sensitivity:
         power: npt.NDArray[np.float64] = np.mean(np.square(self.contributions), 0)
         return power
 
-    def power(self, keep: Collection[str] = ()) -> float:
-        """Predicted error power at the outputs, relative to theirs, with `keep` in float."""
+    def power(self, keep: Collection[str] = (), wide: Collection[str] = ()) -> float:
+        """Predicted error power at the outputs, relative to theirs, with `keep` in float and `wide` in 16 bits."""
         if not self.terms:
             return 0.0
-        on = self.active(keep)
+        on = self.active(keep, wide)
         together = float(np.mean(np.square(self.contributions[:, on].sum(1))))
         return self._trust * together + (1 - self._trust) * float(self._alone[on].sum())
 
-    def sqnr_db(self, keep: Collection[str] = ()) -> float:
+    def sqnr_db(self, keep: Collection[str] = (), wide: Collection[str] = ()) -> float:
         """The same in dB."""
-        return _db(self.power(keep))
+        return _db(self.power(keep, wide))
 
     def worst(self, count: int = 5) -> list[Layer]:
         """The most harmful layers, first the worst."""
@@ -221,13 +248,18 @@ def sensitivity(
         signals += got[probe.signals].astype(np.float64).reshape(-1)
     own = np.divide(errors, signals, out=np.zeros(len(terms)), where=signals > 0)
     total = _total_db(reference, quantized, scheme, held[:inherited]) if inherited else {}
-    return _summary(probe, np.stack(rows), own, total)
+    follow = {op for op, rules in scheme.ops.items() if any(r.follow for r in rules)} if scheme is not None else set()
+    return _summary(probe, np.stack(rows), own, total, follow)
 
 
 def _summary(
-    probe: Probe, c: npt.NDArray[np.float64], own: npt.NDArray[np.float64], total: Mapping[str, float]
+    probe: Probe,
+    c: npt.NDArray[np.float64],
+    own: npt.NDArray[np.float64],
+    total: Mapping[str, float],
+    follow: Collection[str],
 ) -> Sensitivity:
-    """Layers from terms. `own`: relative power of each rounding where it arises."""
+    """Layers from terms. `own`: relative power of each rounding where it arises. `follow`: ops that follow others."""
     found = probe.found
     everything = c.sum(1)
     layers = []
@@ -248,7 +280,8 @@ def _summary(
                 relief=float(np.mean(everything**2) - np.mean(left**2)),
             )
         )
-    return Sensitivity(tuple(layers), tuple(found.terms), c, found.followers, tuple(probe.ends))
+    carry = frozenset(la.node for la in layers if la.op in follow)
+    return Sensitivity(tuple(layers), tuple(found.terms), c, found.followers, tuple(probe.ends), carry)
 
 
 def own_terms(found: Terms, layers: Collection[str]) -> list[Term]:

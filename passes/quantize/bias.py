@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,20 @@ LARGEST = 2**30
 
 
 def bias_params(
-    plan: Plan, activations: dict[str, QuantParams], weights: dict[WeightKey, QuantParams]
+    plan: Plan,
+    activations: dict[str, QuantParams],
+    weights: dict[WeightKey, QuantParams],
+    converted: Sequence[QuantParams] = (),
 ) -> dict[tuple[ir.Node, int], QuantParams]:
     """Parameters by node and input: one scale, or one for each output channel; zero points are 0.
+
+    `converted`: parameters of the plan's conversions, in order.
 
     Where a bias would exceed LARGEST the weight's scale grows until it does, in `weights`: the channel's weights are
     then tiny beside its bias, and lose nothing that shows.
     """
     sites = {(s.node, s.input): s for s in plan.weights}
+    read = {use: p for c, p in zip(plan.conversions, converted, strict=False) for use in c.uses}
     out: dict[tuple[ir.Node, int], QuantParams] = {}
     for bias in plan.biases:
         site = sites[bias.node, bias.weight]
@@ -34,7 +41,8 @@ def bias_params(
         assert weight is not None  # as planned
         assert x is not None
         key = weight_key(site, weight)
-        p, x_scale = weights[key], activations[x.name or ""].scale.astype(np.float64)
+        p, stored = weights[key], read.get((bias.node, bias.activation), activations[x.name or ""])
+        x_scale = stored.scale.astype(np.float64)
         data = np.asarray(constant(bias.node.inputs[bias.input]), np.float64)
         channels = p.scale.size
         if p.scale.ndim and data.size > 1:

@@ -34,13 +34,21 @@ class Inserter:
         self.graph = graph
         self.g = graph.model.graph
 
-    def activations(self, plan: Plan, params: Mapping[str, QuantParams]) -> None:
-        """A pair after every planned value; its readers get the DQ's output. A second one where a reader wants it rescaled."""
+    def activations(self, plan: Plan, params: Mapping[str, QuantParams], converted: Sequence[QuantParams] = ()) -> None:
+        """A pair after every planned value; its readers get the DQ's output. A second one where a reader wants it rescaled.
+
+        `converted`: parameters of the plan's conversions, in order.
+        """
         values = {v.name: v for v in self._values()}
         for name, site in plan.activations.items():
             value = values[name]
             uses = list(value.uses()) if site.uses is None else [u for u in site.uses if u in {*value.uses()}]
             self._pair(value, params[name], uses, whole=site.uses is None)
+        for conversion, p in zip(plan.conversions, converted, strict=True):
+            reader, i = next(iter(conversion.uses))
+            read = reader.inputs[i]
+            assert read is not None  # uses are made of inputs that are given
+            self._pair(read, p, [u for u in read.uses() if u in conversion.uses], whole=False)
         self._rescale(plan.rescaled, params)
 
     def _rescale(self, sites: Sequence[RescaleSite], params: Mapping[str, QuantParams]) -> None:

@@ -78,16 +78,29 @@ class RescaleSite:
 
 
 @dataclass
+class Conversion:
+    """A stored value as some nodes read it: in other bits than it has. `like`: the value whose parameters it gets."""
+
+    value: str
+    kind: QuantKind
+    uses: set[Use]
+    like: str | None = None
+
+
+@dataclass
 class Plan:
     """Activations by value name, in the order values are computed. `groups`: values that must have equal parameters."""
 
     activations: dict[str, ActivationSite] = field(default_factory=dict)
+    conversions: list[Conversion] = field(default_factory=list)
     weights: list[WeightSite] = field(default_factory=list)
     biases: list[BiasSite] = field(default_factory=list)
     rescaled: list[RescaleSite] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     quantized: list[str] = field(default_factory=list)
     """Names of the nodes that compute on integers."""
+    wide: dict[str, str] = field(default_factory=dict)
+    """Of these those with activations in more bits than the scheme's, and the element type."""
 
     @property
     def groups(self) -> list[list[str]]:
@@ -147,16 +160,17 @@ def make_plan(
     setting: Setting,
     *,
     keep: Mapping[str, str] | Collection[str] = (),
-    kinds: Mapping[str, QuantKind] | None = None,
+    wide: Collection[str] = (),
     taken: Collection[str] = (),
 ) -> Plan:
     """Decide what of `graph` is stored in integers.
 
     `keep`: nodes (by name, or by the name of their first output) that stay in float, with the reason where it is a
-    mapping. `kinds`: other activations for the outputs of single nodes. `taken`: values that are quantised already.
+    mapping. `wide`: nodes that read and write what `scheme.wide` says, where it has a rule for them; what follows only
+    them does so too, and other bits are converted where they meet. `taken`: values that are quantised already.
     """
     reasons = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(keep, "kept in float as asked")
-    return _Planner(graph, scheme, setting, reasons, dict(kinds or {}), frozenset(taken)).plan()
+    return _Planner(graph, scheme, setting, reasons, frozenset(wide), frozenset(taken)).plan()
 
 
 def node_name(node: ir.Node) -> str:
@@ -171,11 +185,12 @@ class _Planner:
         scheme: Scheme,
         setting: Setting,
         keep: dict[str, str],
-        kinds: dict[str, QuantKind],
+        wide: frozenset[str],
         taken: frozenset[str],
     ) -> None:
         self.graph, self.scheme, self.setting = graph, scheme, setting
-        self.keep, self.kinds, self.taken = keep, kinds, taken
+        self.keep, self.wide, self.taken = keep, wide, taken
+        self.wide_scheme = wide_scheme(scheme) if wide else None
         self.units: Units = find_units(graph, scheme.units, setting)
         self.made = Plan()
         self.position = {n: i for i, n in enumerate(graph.model.graph)}
@@ -219,11 +234,30 @@ class _Planner:
         if rule is None:
             return None
         for node in kernel.nodes:
-            for name in {node.name, *(v.name for v in node.outputs)}:
+            for name in _names(node):
                 if name in self.keep:
                     self.made.kept[node_name(kernel.main)] = self.keep[name]
                     return None
         return rule
+
+    def _wide_rule(self, kernel: _Kernel, rule: OpRule, inputs: list[Use]) -> OpRule | None:
+        """The other rule of a kernel that gets more bits: it is named, or follows and reads nothing else."""
+        if self.wide_scheme is None:
+            return None
+        named = any(name in self.wide for node in kernel.nodes for name in _names(node))
+        if not named and not (rule.follow and all(self._is_wide(_read(u)) for u in inputs)):
+            return None
+        found = self.wide_scheme.rule(kernel.main, self.setting)
+        kind = (found.activations or self.wide_scheme.activations) if found is not None else None
+        if found is None or kind is None:
+            return None
+        self.made.wide[node_name(kernel.main)] = kind.dtype
+        return found.model_copy(update={"activations": kind})
+
+    def _is_wide(self, v: ir.Value) -> bool:
+        assert self.wide_scheme is not None  # callers look
+        kind, site = self.wide_scheme.activations, self.made.activations.get(v.name or "")
+        return v.name in self.stored and site is not None and kind is not None and site.kind.dtype == kind.dtype
 
     def _activations(self, kernel: _Kernel, rule: OpRule) -> None:
         node = kernel.main
@@ -249,10 +283,12 @@ class _Planner:
             return
         if not inputs:
             return
+        rule = self._wide_rule(kernel, rule, inputs) or rule
         kind = rule.activations or self.scheme.activations
         assert kind is not None  # static schemes have activations
+        like = kernel.nodes[-1].outputs[0].name if rule.share and rule.outputs != "never" else None
         for use in inputs:
-            self._ask(use, kind)
+            self._ask(use, kind, like)
         self.made.quantized.append(node_name(node))
         if rule.weight is not None and self._constant(node, rule.weight):
             self._weight(node, rule)
@@ -274,7 +310,7 @@ class _Planner:
                 continue
             if rule.outputs == "if_read" and not self._read_stored(v):
                 continue
-            site = self._site(v, self.kinds.get(node_name(kernel.main), kind))
+            site = self._site(v, kind)
             site.uses = None
             site.fixed = rule.fixed or site.fixed
             site.range = rule.range or site.range
@@ -283,7 +319,10 @@ class _Planner:
                 self._share(v.name, inputs, _extremes(kernel.main, constants))
 
     def _share(self, out: str, inputs: list[Use], constants: Bounds | None) -> None:
-        names = [n for u in inputs if (n := _read(u).name) in self.made.activations]
+        sites = self.made.activations
+        names = [n for u in inputs if (n := _read(u).name) in sites]
+        if self.wide_scheme is not None:  # in other bits, it is converted
+            names = [n for n in names if n is not None and sites[n].kind.dtype == sites[out].kind.dtype]
         for name in self.made.share(out, [n for n in names if n is not None], constants):
             for node, i in inputs:
                 done = any(r.node is node and r.input == i for r in self.made.rescaled)  # ops with several outputs
@@ -353,10 +392,29 @@ class _Planner:
                 elif _float(v) and not is_constant(v):
                     yield node, i
 
-    def _ask(self, use: Use, kind: QuantKind) -> None:
-        site = self._site(_read(use), kind)
+    def _ask(self, use: Use, kind: QuantKind, like: str | None = None) -> None:
+        name, site = _read(use).name or "", self._site(_read(use), kind)
+        if site.kind.dtype != kind.dtype and self.wide_scheme is not None:
+            if site.uses is None or not self._wider(kind, site.kind):
+                self._convert(name, kind, {use}, like)
+                return
+            self._convert(name, site.kind, site.uses, None)  # nobody stores it before: the wider kind is the value's
+            site.kind, site.uses = kind, set()
         if site.uses is not None:
             site.uses.add(use)
+
+    def _wider(self, a: QuantKind, b: QuantKind) -> bool:
+        from edgec.quantization.params import LIMITS
+
+        (low, high), (lower, higher) = LIMITS[a.dtype], LIMITS[b.dtype]
+        return high - low > higher - lower
+
+    def _convert(self, name: str, kind: QuantKind, uses: set[Use], like: str | None) -> None:
+        for c in self.made.conversions:
+            if (c.value, c.kind.dtype, c.like) == (name, kind.dtype, like):
+                c.uses |= uses
+                return
+        self.made.conversions.append(Conversion(name, kind, set(uses), like))
 
     def _site(self, v: ir.Value, kind: QuantKind) -> ActivationSite:
         name = v.name or ""
@@ -383,6 +441,25 @@ class _Kernel:
 
     main: ir.Node
     nodes: tuple[ir.Node, ...]
+
+
+def wide_scheme(scheme: Scheme) -> Scheme | None:
+    """The scheme of the layers that get more bits; None where the target has none."""
+    from edgec.specs.schema import builtin_scheme
+
+    return builtin_scheme(scheme.wide.scheme) if scheme.wide is not None else None
+
+
+def wide_nodes(graph: Graph, scheme: Scheme, setting: Setting) -> frozenset[str]:
+    """Names of the nodes that could get more bits by `scheme.wide`."""
+    other = wide_scheme(scheme)
+    if other is None:
+        return frozenset()
+    return frozenset(node_name(n) for n in graph.model.graph if scheme.rule(n, setting) and other.rule(n, setting))
+
+
+def _names(node: ir.Node) -> set[str | None]:
+    return {node.name, *(v.name for v in node.outputs)} - {None, ""}
 
 
 def replace_kind(kind: QuantKind) -> QuantKind:

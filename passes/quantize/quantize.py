@@ -14,7 +14,7 @@ from edgec.passes.quantize.best_method import best_method, trial_folder
 from edgec.passes.quantize.bias import bias_params
 from edgec.passes.quantize.hazards import Hazards, find_hazards, hazard_values
 from edgec.passes.quantize.insert import Inserter, WeightKey, weight_key
-from edgec.passes.quantize.plan import Plan, make_plan
+from edgec.passes.quantize.plan import Conversion, Plan, make_plan
 from edgec.passes.quantize.quantized_input import already_quantized, quantization_form
 from edgec.passes.quantize.stored_weights import StoredWeights
 from edgec.passes.quantize.weight_ranges import weight_params
@@ -41,7 +41,8 @@ class Quantize(Pass):
     Leaves `ctx.quantization` for the passes that correct. Does nothing where the scheme finds nothing to quantise.
 
     Raises:
-        EdgecError: EC0220 no calibration data; EC0221 no scheme; EC0222 `keep` names a node that is not there.
+        EdgecError: EC0220 no calibration data; EC0221 no scheme; EC0222 `keep` or `wide`
+            names a node that is not there; EC0226 the scheme has no `wide`.
     """
 
     scheme: str = ""
@@ -52,6 +53,8 @@ class Quantize(Pass):
     weights: Literal["mse", "minmax"] = "mse"
     keep: tuple[str, ...] = ()
     """Nodes that stay in float."""
+    wide: tuple[str, ...] = ()
+    """Nodes whose activations get the 16 bits of the scheme's `wide`: less exact than float, and still integers."""
     ranges: str = ""
     """A calibration.json written before, instead of calibration data."""
     hazards: bool = True
@@ -63,7 +66,9 @@ class Quantize(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         scheme = self._scheme(ctx)
-        self._check_keep(graph)
+        self._check_names(graph)
+        if self.wide and scheme.wide is None:
+            raise error("EC0226", f"{scheme.name} has no 16-bit activations for single layers", hint=scheme.not_wide)
         arrived = quantization_form(graph)
         if arrived.form not in ("none", "weight-only"):  # what its authors left in float they left so on purpose
             ctx.diagnostics.note("EC0794", f"the model is quantised already: {arrived}; quantize adds nothing")
@@ -76,7 +81,7 @@ class Quantize(Pass):
         keep = dict.fromkeys(self.keep, "kept in float as asked")
         stored = StoredWeights(graph)
         taken = already_quantized(graph)
-        plan = make_plan(graph, scheme, setting, keep=keep, taken=taken)
+        plan = make_plan(graph, scheme, setting, keep=keep, wide=self.wide, taken=taken)
         if not plan.activations and not plan.weights:
             stored.restore()
             ctx.quantization = QuantRecord(graph.clone(), scheme, kept=plan.kept)
@@ -87,20 +92,25 @@ class Quantize(Pass):
             if self.hazards:
                 found = find_hazards(graph, statistics, scheme, setting, keep=keep)
                 found.report(ctx.diagnostics, graph.source)
-                plan = make_plan(graph, scheme, setting, keep={**found.float_nodes, **keep}, taken=taken)
-        record = QuantRecord(graph.clone(), scheme, statistics, kept=plan.kept)
+                kept = {**found.float_nodes, **keep}
+                plan = make_plan(graph, scheme, setting, keep=kept, wide=self.wide, taken=taken)
+        record = QuantRecord(graph.clone(), scheme, statistics, kept=plan.kept, wide=plan.wide)
+        converted: list[QuantParams] = []
         if statistics is not None:
             record.activations = self._activation_params(plan, statistics, found)
+            converted = [self._converted_params(c, plan, record.activations, statistics) for c in plan.conversions]
         weights = self._weight_params(plan, stored, record.activations)
-        biases = bias_params(plan, record.activations, weights)
+        biases = bias_params(plan, record.activations, weights, converted)
         inserter = Inserter(graph)
         record.weights = inserter.weights(plan.weights, weights)
         inserter.biases(plan.biases, biases)
-        inserter.activations(plan, record.activations)
+        inserter.activations(plan, record.activations, converted)
         stored.restore()
         graph.remove_dead()
         ctx.quantization = record
         counts = {"activations": len(plan.activations), "weights": len(plan.weights), "kept": len(plan.kept)}
+        if plan.wide:
+            counts["wide"] = len(plan.wide)
         return PassResult(bool(plan.activations or plan.weights), counts)
 
     def settled(self, graph: Graph, ctx: PassContext) -> Quantize:
@@ -121,14 +131,14 @@ class Quantize(Pass):
             raise error("EC0221", f"{where} has no quantisation scheme", hint="name one: quantize{scheme=...}")
         return precision.quantization
 
-    def _check_keep(self, graph: Graph) -> None:
+    def _check_names(self, graph: Graph) -> None:
         from edgec.diagnostics import did_you_mean
 
         names = {n.name for n in graph.nodes()} | {v.name for n in graph.nodes() for v in n.outputs}
-        for name in self.keep:
+        for option, name in [*(("keep", n) for n in self.keep), *(("wide", n) for n in self.wide)]:
             if name not in names:
                 hint = did_you_mean(name, sorted(n for n in names if n), "`edgec inspect` lists them")
-                raise error("EC0222", f"keep: the graph has no node {name!r}", hint=hint)
+                raise error("EC0222", f"{option}: the graph has no node {name!r}", hint=hint)
 
     def _statistics(self, graph: Graph, plan: Plan, ctx: PassContext) -> Statistics:
         from edgec.quantization.observe import observe
@@ -180,6 +190,24 @@ class Quantize(Pass):
                 p = params_of_range(low, high, kind)
             out.update(dict.fromkeys(names, p))
         return {name: out[name] for name in plan.activations}
+
+    def _converted_params(
+        self, c: Conversion, plan: Plan, activations: dict[str, QuantParams], statistics: Statistics
+    ) -> QuantParams:
+        """Of a value as it is read in other bits: those of what it must agree with, else the best for these bits."""
+        from edgec.quantization.ranges import choose_range
+
+        if c.like is not None and c.like in activations:
+            return activations[c.like]
+        site = plan.activations[c.value]
+        if site.range is not None:
+            return params_of_range(*site.range, c.kind)
+        if site.fixed is not None or self.method in ("minmax", "best"):
+            p = activations[c.value]  # what it is stored in says all that can still come
+            low, high = ((limit - float(p.zero_point)) * float(p.scale) for limit in p.limits)
+            return params_of_range(low, high, c.kind)
+        sketch = statistics.tensors[c.value]
+        return params_of_range(*choose_range(sketch, c.kind, self.method, percentile=self.percentile), c.kind)
 
     def _weight_params(
         self, plan: Plan, stored: StoredWeights, activations: Mapping[str, QuantParams]

@@ -27,7 +27,7 @@ def made_up(harms: dict[str, float], macs: dict[str, int]) -> Sensitivity:
 
 
 def exact(found: Sensitivity, runs: list[frozenset[str]]):
-    def evaluate(keep: frozenset[str]) -> Score:
+    def evaluate(keep: frozenset[str], wide: frozenset[str]) -> Score:
         runs.append(keep)
         return Score(found.sqnr_db(keep))
 
@@ -74,7 +74,7 @@ def test_predictions_that_are_wrong_are_made_good_by_runs() -> None:
     found = made_up(dict.fromkeys(NAMES, 1e-4), dict.fromkeys(NAMES, 100))
     budget = Budget(min_sqnr=30.0)
 
-    def evaluate(keep: frozenset[str]) -> Score:
+    def evaluate(keep: frozenset[str], wide: frozenset[str]) -> Score:
         return Score(35.0 if "n7" in keep else 20.0)
 
     mixed = search(found, evaluate, budget, max_kept=1.0)

@@ -87,7 +87,7 @@ def images(n: int = 12) -> Samples:
     return Samples(lambda: iter(xs), describe="blobs", count=n)
 
 
-def passes(keep: frozenset[str], ranges: str) -> Sequence[Pass]:
+def passes(keep: frozenset[str], wide: frozenset[str], ranges: str) -> Sequence[Pass]:
     kept = tuple(sorted(keep))
     return [Quantize(scheme="onnxruntime-int8", method="minmax", hazards=False, keep=kept, ranges=ranges)]
 
