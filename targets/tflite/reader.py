@@ -100,9 +100,10 @@ class _Reader:
     def tensor(self, table: TableView, number: int) -> Tensor:
         name = table.get("name") or ""
         what = f"tensor {number} ({name!r})"
-        for field in ("sparsity", "variant_tensors"):
-            if table.has(field):
-                raise _Unsupported(f"{what} has {field}")
+        if table.has("sparsity"):
+            raise _Unsupported(f"{what} has sparsity")
+        if table.get("variant_tensors"):
+            raise _Unsupported(f"{what} has variant tensors")
         if table.get("external_buffer"):
             raise _Unsupported(f"{what} lies in another file")
         shape = _integers(table.get("shape"))

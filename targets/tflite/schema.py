@@ -1,6 +1,6 @@
 """The .tflite format, for the writer and the reader: what each table's fields are and where they lie.
 
-Read from the texts of `schema_tables` and `schema_options`; nothing else knows a slot number or an enumeration's value.
+Read from the texts of `schema_tables`, `schema_options` and `schema_metadata`; nothing else knows a slot number or an enumeration's value.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from edgec.targets.tflite import schema_options, schema_tables
+from edgec.targets.tflite import schema_metadata, schema_options, schema_tables
 
 IDENTIFIER = b"TFL3"
 """Bytes 4..8 of every .tflite file."""
@@ -107,19 +107,21 @@ ENUMS: Mapping[str, Enum] = {
     e.name: e
     for e in (
         _enum("BuiltinOperator:int32", [name for name, _ in _operators]),
-        *(_enum(head, names) for head, names in _entries(schema_tables.ENUMS)),
+        *(_enum(*e) for module in (schema_tables, schema_metadata) for e in _entries(module.ENUMS)),
     )
 }
 """Enumerations by name."""
 
 UNIONS: Mapping[str, tuple[str, ...]] = {
-    **{name: tuple(members) for name, members in _entries(schema_tables.UNIONS)},
+    **{name: tuple(m) for module in (schema_tables, schema_metadata) for name, m in _entries(module.UNIONS)},
     **{union: tuple(name for name, _ in tables) for union, tables in _options.items()},
 }
 """Unions by name: the tables that their types 1, 2, 3... stand for."""
 
 TABLES: Mapping[str, Table] = {
-    name: _table(name, words) for text in (_entries(schema_tables.TABLES), *_options.values()) for name, words in text
+    name: _table(name, words)
+    for text in (_entries(schema_tables.TABLES), _entries(schema_metadata.TABLES), *_options.values())
+    for name, words in text
 }
 """Tables by name."""
 
