@@ -87,6 +87,7 @@ class Compilation:
             tell("passes")
             lowered = lower(
                 graph, self.target, self.precision, input_shapes=self.input_shapes, pipeline=self.pipeline, effort=self.effort, accuracy=self.accuracy,
+                calibrate=not self.target.quantises(self.precision or self.target.spec().default_precision, self.options),
                 verify=self.verify, instruments=self.instruments, registry=self.registry, ctx=ctx,
             )  # fmt: skip
         with clock("placement"):

@@ -125,6 +125,10 @@ class Target(ABC):
         """The steps that prepare a graph for this target at `precision`."""
         return self.spec().pipeline(precision, effort)
 
+    def quantises(self, precision: str, options: Mapping[str, Any]) -> bool:
+        """Whether the vendor's tool alone quantises what `emit` gets, as `options` ask: passes that calibrate are left out."""
+        return False
+
     def placement(self, graph: Graph, precision: str) -> Placement:
         """Who runs each node, and why: by the op table of the spec."""
         from edgec.placement import place

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgec.target import Artifact, EmitJob, Target, log_folder
 from edgec.targets.rknn.options import RknnOptions
@@ -34,6 +34,9 @@ class Rknn(Target):
         if toolchain is None:
             return nullcontext()
         return toolchain.start(WORKER, workdir=workdir / FOLDER, log=log_folder(workdir) / "rknn.log")
+
+    def quantises(self, precision: str, options: Mapping[str, Any]) -> bool:
+        return precision == "int8" and RknnOptions.parse(options).quantizer == "sdk"
 
     def placement(self, graph: Graph, precision: str) -> Placement:
         """Of the graph without its Q/DQ nodes: they say how to compute, and stand between nodes that become one layer."""

@@ -439,6 +439,7 @@ def test_one_is_built_where_one_is_asked_for(quantizer: str) -> None:
     assert list(map(by, sdk.requests)) == [quantizer]
     assert result.artifact.facts["quantizer"] == quantizer
     assert "quantizers" not in result.artifact.facts
+    assert ("quantize" in {p.spec.split("{")[0] for p in result.report.passes}) == (quantizer == "edgec")
     assert not [d for d in found if d.code in ("EC0468", "EC0469", "EC0471")]
 
 
