@@ -4,6 +4,7 @@ from edgec.hookspecs import hookimpl
 
 RKNN = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rk2118", "rv1103", "rv1103b", "rv1106", "rv1106b", "rv1126b")
 CPUS = ("x86-64", "arm64")
+LITERT = ("android", "raspberrypi4", "raspberrypi5")
 
 
 @hookimpl
@@ -11,4 +12,5 @@ def edgec_targets() -> dict[str, str]:
     return {
         **dict.fromkeys(RKNN, "edgec.targets.rknn.target:Rknn"),
         **dict.fromkeys(CPUS, "edgec.targets.onnxruntime.target:OnnxRuntime"),
+        **dict.fromkeys(LITERT, "edgec.targets.tflite.target:Tflite"),
     }
