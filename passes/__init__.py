@@ -86,6 +86,7 @@ _LEGALIZE: dict[str, str] = {
     "strided-slice-to-pool": "StridedSliceToPool",
     "avoid-identity-output": "AvoidIdentityOutput",
     "resize-as-matmul": "ResizeAsMatMul",
+    "unroll-rnn": "UnrollRnn",
     "lower-opset": "LowerOpset",
     "expand-composites": "ExpandComposites",
 }
