@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import tee
 from typing import TYPE_CHECKING, Any
 
 from edgec.accuracy import Accuracy
@@ -16,12 +18,13 @@ from edgec.lowering import freeze, lower
 from edgec.pipeline import Instrument, PassContext, PassRecord
 from edgec.plugins import Registry
 from edgec.quantization.record import QuantRecord
-from edgec.samples import Preprocess, Samples
+from edgec.samples import Arrays, Preprocess, Samples
 from edgec.samples.given import JUDGED_SAMPLES, given_samples
 
 if TYPE_CHECKING:
     from edgec.quantization.mixed import Mixed
     from edgec.recipe import Step
+    from edgec.runtime import Session
     from edgec.specs.schema import Effort, TargetSpec
 
 
@@ -98,8 +101,10 @@ def quantize(
         from edgec.runtime import Session
 
         tell("compare")
-        after = Session(lowered.graph, optimise=True)
-        comparison = compare(Session(graph, fallback=True).run_all(checked), after.run_all(checked))
+        before = Session(graph, fallback=True, background=True)
+        after = Session(lowered.graph, optimise=True, background=True)
+        wanted, made = tee(_side_by_side(before, after, checked))
+        comparison = compare((want for want, _ in wanted), (got for _, got in made))
     tell("done")
     seconds = time.perf_counter() - start
     return Quantized(
@@ -112,6 +117,15 @@ def quantize(
         seconds,
         lowered.mixed,
     )
+
+
+def _side_by_side(before: Session, after: Session, samples: Samples) -> Iterator[tuple[Arrays, Arrays]]:
+    """Outputs of both for one sample after another, each with half of the cores; a sample is read once."""
+    with ThreadPoolExecutor(1) as pool:
+        for sample in samples:
+            want = pool.submit(before.run, sample)
+            got = after.run(sample)
+            yield want.result(), got
 
 
 def _judge_data(record: QuantRecord, samples: Samples, notes: Diagnostics) -> None:

@@ -71,6 +71,7 @@ def observe(
         done += 1
         if progress is not None:
             progress(done)
+    probes.finish(stats)
     if not done:
         raise error("EC0718", "there are no samples to calibrate with", Location(stream.describe))
     stats.add_data(done, stream.digest())

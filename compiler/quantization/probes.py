@@ -16,12 +16,15 @@ from edgec.graph import Graph, ir, static_shape
 from edgec.infer import infer_shapes
 from edgec.quantization.statistics import ChannelRange, Statistics
 
-Arrays = dict[str, npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
 
 _RUN = 16
 """Neighbouring elements that are taken together where the tensor's size allows: a cache line."""
 
 _PREFIX = "edgec.calibration"
+
+_NOTHING: Array = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,10 @@ class Probes:
         self.nbytes = 0
         self._whole: list[str] = []  # values whose extremes are outputs; those of the others are seen by channel
         self._taken: dict[str, _Taken] = {}
-        self._channels: dict[str, tuple[int, str, str]] = {}
+        self._channels: dict[str, tuple[int, str, str]] = {}  # axis, outputs with their low and high ends
+        self._joined: dict[str, tuple[int, int]] = {}  # axis, first place: those whose ends lie in one output for all
+        self._places = 0
+        self._seen: tuple[Array, Array] | None = None  # what `_joined` were like in all samples so far
         self._steps: dict[tuple[int, int], tuple[ir.Value, ir.Value]] = {}
         self._kept: list[ir.Value] = []
         self._after: ir.Node | None = None
@@ -61,6 +67,7 @@ class Probes:
         if any((v := known.get(name)) is not None and v.shape is None for name in values):
             infer_shapes(self.graph)
         lows, highs = [], []
+        self._ends: tuple[list[ir.Value], list[ir.Value]] = [], []
         for name in values:
             v = known.get(name)
             if v is None or not _is_real(v):
@@ -81,6 +88,9 @@ class Probes:
         self._after = g[-1] if len(g) else None
         self._low = self._output(self._node("Concat", lows, axis=0)) if lows else ""
         self._high = self._output(self._node("Concat", highs, axis=0)) if highs else ""
+        self._channel_low, self._channel_high = (
+            self._output(self._node("Concat", ends, axis=0)) if ends else "" for ends in self._ends
+        )
         g.outputs.clear()
         g.outputs.extend(self._kept)
         self.graph.remove_dead()
@@ -98,24 +108,41 @@ class Probes:
         return {_name(v): np.array([numbers[_name(v)]], np.int64) for v in self._inputs}
 
     def read(self, outputs: Arrays, wanted: int, stats: Statistics) -> None:
-        """Add the outputs of one run, with `wanted` elements, to `stats`."""
+        """Add the outputs of one run, with `wanted` elements, to `stats`; `finish` adds the rest after the last."""
         extremes: dict[str, tuple[float, float]] = {}
         if self._whole:
             lows, highs = outputs[self._low].reshape(-1).tolist(), outputs[self._high].reshape(-1).tolist()
             extremes.update(zip(self._whole, zip(lows, highs, strict=True), strict=True))
+        if self._joined:
+            low, high = outputs[self._channel_low], outputs[self._channel_high]
+            first = [at for _, at in self._joined.values()]
+            lows, highs = np.minimum.reduceat(low, first).tolist(), np.maximum.reduceat(high, first).tolist()
+            extremes.update(zip(self._joined, zip(lows, highs, strict=True), strict=True))
+            before = self._seen or (low, high)
+            self._seen = np.minimum(before[0], low), np.maximum(before[1], high)
         for name, (axis, low_name, high_name) in self._channels.items():
             seen = ChannelRange(axis, outputs[low_name], outputs[high_name])
             stats.add_channels(name, seen)
             extremes[name] = seen.whole
         for name in self.values:
-            values, weight = np.zeros(0, np.float32), 1
+            values, weight = _NOTHING, 1
             if (taken := self._taken.get(name)) is not None:
-                values = outputs[taken.name]
+                values = outputs[taken.name].copy()  # else what it lies between in the runtime's memory stays too
                 if taken.rows is not None:
                     weight = _stride(taken.rows, wanted // taken.run)
                 elif taken.size is not None:
                     weight = max(1, round(int(outputs[taken.size]) / max(values.size, 1)))
             stats.sketch(name).add(values, weight=weight, extremes=extremes[name])
+
+    def finish(self, stats: Statistics) -> None:
+        """Add what `read` kept back: the channels' extremes, which it gathers for all values at once."""
+        if self._seen is None:
+            return
+        low, high = self._seen
+        ends = [*(at for _, at in self._joined.values()), low.size]
+        for (name, (axis, at)), end in zip(self._joined.items(), ends[1:], strict=True):
+            stats.add_channels(name, ChannelRange(axis, low[at:end], high[at:end]))
+        self._seen = None
 
     def _take(self, rows: ir.Value, run: int, count: int | None) -> _Taken:
         """Every so many rows, from a start that changes with the sample."""
@@ -142,13 +169,20 @@ class Probes:
             return False
         axis = axis % rank if axis is not None else (1 if rank >= 4 else rank - 1)
         others = [i for i in range(rank) if i != axis]
-        ends: list[str] = []
-        for op in ("ReduceMin", "ReduceMax"):
-            if self.graph.opset >= 18:
-                ends.append(self._output(self._node(op, [x, self._constant(others)], keepdims=0)))
-            else:
-                ends.append(self._output(self._node(op, [x], axes=others, keepdims=0)))
-        self._channels[name] = axis, ends[0], ends[1]
+        low, high = (
+            self._node(op, [x, self._constant(others)], keepdims=0)
+            if self.graph.opset >= 18
+            else self._node(op, [x], axes=others, keepdims=0)
+            for op in ("ReduceMin", "ReduceMax")
+        )
+        channels = v.shape[axis] if v.shape is not None else None
+        if isinstance(channels, int) and channels:
+            self._joined[name] = axis, self._places
+            self._places += channels
+            self._ends[0].append(low)
+            self._ends[1].append(high)
+        else:
+            self._channels[name] = axis, self._output(low), self._output(high)
         return True
 
     def _node(self, op: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:

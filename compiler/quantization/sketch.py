@@ -149,26 +149,29 @@ class TensorSketch:
     def edges(self) -> tuple[Array, Array]:
         """Smallest and largest value of each bucket."""
         self.fold()
-        inner, outer = _floats(np.abs(self.keys)), _floats(np.abs(self.keys) + 1)
-        inner, outer = np.where(self.keys == 0, 0.0, inner), np.where(self.keys == 0, 0.0, outer)
-        return np.where(self.keys < 0, -outer, inner), np.where(self.keys < 0, -inner, outer)
+        return _edges(self.keys)
 
     def quantile(self, share: float) -> float:
         """The value below which `share` of the elements lie, between buckets' edges by proportion."""
+        return self._quantiles(share)[0]
+
+    def _quantiles(self, *shares: float) -> list[float]:
         self.fold()
         if not self.counts.size:
-            return self.high if share >= 0.5 else self.low
+            return [self.high if share >= 0.5 else self.low for share in shares]
         total = np.cumsum(self.counts)
-        target = share * total[-1]
-        i = min(int(np.searchsorted(total, target, side="left")), total.size - 1)
-        lower, upper = self.edges()
-        part = (target - (total[i] - self.counts[i])) / self.counts[i]
-        value = lower[i] + (upper[i] - lower[i]) * min(max(part, 0.0), 1.0)
-        return float(min(max(value, self.low), self.high))
+        at = [min(int(np.searchsorted(total, share * total[-1], side="left")), total.size - 1) for share in shares]
+        out = []
+        for share, i, lower, upper in zip(shares, at, *_edges(self.keys[at]), strict=True):
+            part = (share * total[-1] - (total[i] - self.counts[i])) / self.counts[i]
+            value = lower + (upper - lower) * min(max(part, 0.0), 1.0)
+            out.append(float(min(max(value, self.low), self.high)))
+        return out
 
     def bulk(self) -> tuple[float, float]:
         """The range without the outermost 0.05 % of the elements at each end."""
-        return self.quantile(0.0005), self.quantile(0.9995)
+        low, high = self._quantiles(0.0005, 0.9995)
+        return low, high
 
     def share_at(self, value: float) -> float:
         """The part of the elements that lies in the bucket of `value`."""
@@ -243,13 +246,21 @@ def _bucketise(values: Array) -> tuple[Array, Array, int]:
 
 def _add(keys: Array, counts: Array, more: Array, more_counts: Array) -> tuple[Array, Array]:
     """Buckets of both; either may be empty."""
-    keys, counts = np.concatenate([keys, more]), np.concatenate([counts, more_counts])
     if not keys.size:
+        return more, more_counts
+    if not more.size:
         return keys, counts
+    keys, counts = np.concatenate([keys, more]), np.concatenate([counts, more_counts])
     order = np.argsort(keys, kind="stable")  # two ascending runs: merged, not sorted
     keys, counts = keys[order], counts[order]
     first = np.append(True, keys[1:] != keys[:-1]).nonzero()[0]
     return keys[first], np.add.reduceat(counts, first)
+
+
+def _edges(keys: Array) -> tuple[Array, Array]:
+    inner, outer = _floats(np.abs(keys)), _floats(np.abs(keys) + 1)
+    inner, outer = np.where(keys == 0, 0.0, inner), np.where(keys == 0, 0.0, outer)
+    return np.where(keys < 0, -outer, inner), np.where(keys < 0, -inner, outer)
 
 
 def _floats(magnitudes: Array) -> Array:
