@@ -12,7 +12,7 @@ import pytest
 import edgec.targets.tflite
 from edgec.diagnostics import EdgecError
 from edgec.targets.tflite.endpoints import Endpoint, Interface
-from edgec.targets.tflite.model import Quant, Tensor
+from edgec.targets.tflite.model import Operator, Quant, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.model_runs import ModelRun, run_litert, run_micro
 from edgec.targets.tflite.op_timing import time_operators
 from edgec.targets.tflite.runner import LiteRtRunner, MicroRunner
@@ -140,21 +140,26 @@ def test_a_crash_costs_one_model(litert: Toolchain, tmp_path: Path) -> None:
 
 
 def test_a_hang_costs_one_model(litert: Toolchain, tmp_path: Path) -> None:
-    """A matrix product of 10^12 operations does not end in a second."""
-    n = 10_000
-    big = models.one_op("FULLY_CONNECTED", [Tensor(t, (n, n), "float32") for t in "ab"], Tensor("c", (n, n), "float32"))
-    zeros = np.zeros((1, 1), "f4")
-    square = np.broadcast_to(zeros, (n, n))
-    runs = [ModelRun(big, [{"x0": square, "x1": square}]), ModelRun(GOOD, [FEED])]
-    outcomes = run_litert(litert, runs, folder=tmp_path, kernels="reference", seconds=3.0)
+    """3 * 10^11 multiplications do not end in a second and a half with the reference kernels."""
+    side, channels, window = 512, 96, 11
+    weights = np.zeros((channels, window, window, channels), "f4")
+    x = Tensor("x", (1, side, side, channels), "float32")
+    w = Tensor("w", weights.shape, "float32", data=weights)
+    b = Tensor("b", (channels,), "float32", data=np.zeros(channels, "f4"))
+    conv = Operator("CONV_2D", [x, w, b], [Tensor("y", x.shape, "float32")], {"stride_w": 1, "stride_h": 1})
+    slow = write(TfliteModel([SubGraph(inputs=[x], outputs=conv.outputs, operators=[conv])], ["x0"], ["y"]))
+    runs = [ModelRun(slow, [{"x0": np.zeros(x.shape, "f4")}]), ModelRun(GOOD, [FEED])]
+    outcomes = run_litert(litert, runs, folder=tmp_path, kernels="reference", seconds=1.5)
     assert [o.status for o in outcomes] == ["hung", "ok"]
+    assert outcomes[0].step == "sample 0"
 
 
 def test_memory_limit(litert: Toolchain, tmp_path: Path) -> None:
-    n = 12_000
-    big = models.one_op("ADD", [Tensor(t, (n, n), "float32") for t in "ab"], Tensor("c", (n, n), "float32"))
-    square = np.broadcast_to(np.zeros((1, 1), "f4"), (n, n))
-    runs = [ModelRun(big, [{"x0": square, "x1": square}] * 4), ModelRun(GOOD, [FEED])]
+    n = 16_000
+    column, row = Tensor("a", (n, 1), "float32"), Tensor("b", (1, n), "float32")
+    big = models.one_op("ADD", [column, row], Tensor("c", (n, n), "float32"))
+    feed = {"x0": np.zeros((n, 1), "f4"), "x1": np.zeros((1, n), "f4")}
+    runs = [ModelRun(big, [feed]), ModelRun(GOOD, [FEED])]
     outcomes = run_litert(litert, runs, folder=tmp_path, memory=400 << 20)
     assert [o.status for o in outcomes] == ["memory", "ok"]
 
