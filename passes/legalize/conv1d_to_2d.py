@@ -1,0 +1,119 @@
+"""Convolutions and pools over one axis as those over two, the first of them 1 long.
+
+The input gets an axis (Unsqueeze), the output loses it (Squeeze); neighbouring pairs of the two cancel in
+`eliminate-noops`. A quantised layer is turned as a whole: the axis is put in front of the DequantizeLinear of its input and
+taken off behind the QuantizeLinear of its output, so that the integer kernel stays in one piece. The weights grow the axis in
+place, also where a DequantizeLinear stands before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgec.graph import attribute, constant, ir
+from edgec.passes.legalize.builders import first_input, optional_input
+from edgec.pattern import Match, P, rest
+from edgec.pipeline import RewritePass
+from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
+
+_AXIS = 2
+"""The new axis: before the one there is."""
+
+
+def _attributes(node: ir.Node) -> Mapping[str, Any]:
+    """The attributes with a neutral entry for the new axis."""
+    out: dict[str, Any] = dict(node.attributes)
+    for name, neutral in (
+        ("kernel_shape", 1),
+        ("strides", 1),
+        ("dilations", 1),
+        ("output_padding", 0),
+        ("output_shape", 1),
+    ):
+        if name in node.attributes:
+            out[name] = [neutral, *node.attributes[name].as_ints()]
+    if "pads" in node.attributes:
+        before, after = node.attributes["pads"].as_ints()
+        out["pads"] = [0, before, 0, after]
+    return out
+
+
+def _unsqueeze(rw: Rewriter, x: ir.Value) -> ir.Value:
+    data = constant(x)
+    if data is not None:
+        return rw.const(np.expand_dims(data, _AXIS), x.name or "weight")
+    return rw.op("Unsqueeze", x, rw.const(np.array([_AXIS], np.int64), "axis"))
+
+
+def _squeeze(rw: Rewriter, x: ir.Value) -> ir.Value:
+    return rw.op("Squeeze", x, rw.const(np.array([_AXIS], np.int64), "axis"))
+
+
+def _parameters(q: ir.Node) -> tuple[ir.Value | None, ...]:
+    """Scale and zero point."""
+    return tuple(q.inputs[1:])
+
+
+def _whole_tensor(q: ir.Node) -> bool:
+    """Whether scale and zero point are single numbers: then the axis does not matter."""
+    scale = q.inputs[1]
+    return scale is not None and scale.shape is not None and scale.shape.rank() == 0
+
+
+def _with_axis(rw: Rewriter, x: ir.Value) -> ir.Value:
+    """`x` with the new axis, put in before the DequantizeLinear that makes it, if there is one.
+
+    A scale for each element along an axis keeps its axis: 0 and 1 lie before the new one.
+    """
+    dq = x.producer()
+    if dq is None or dq.op_type != "DequantizeLinear" or dq.domain:
+        return _unsqueeze(rw, x)
+    axis, blocked = attribute(dq, "axis"), attribute(dq, "block_size")
+    if blocked or (not _whole_tensor(dq) and axis not in (0, 1)):
+        return _unsqueeze(rw, x)
+    stored = dq.inputs[0]
+    assert stored is not None  # required by the schema
+    return rw.op("DequantizeLinear", _unsqueeze(rw, stored), *_parameters(dq), attrs=dq.attributes)
+
+
+def _quantizer(y: ir.Value) -> ir.Node | None:
+    """The one QuantizeLinear that reads `y`, if nothing else does."""
+    uses = list(y.uses())
+    if len(uses) != 1 or y.is_graph_output():
+        return None
+    q = uses[0].node
+    return q if q.op_type == "QuantizeLinear" and q.domain == "" and uses[0].idx == 0 and _whole_tensor(q) else None
+
+
+@rule(
+    P.op("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool")(rest("in"))
+)
+def conv1d_to_2d(m: Match, rw: Rewriter) -> Result:
+    node, x = m.root, first_input(m.root)
+    if x.shape is None or x.shape.rank() != 3:
+        return Reject("it is not over one axis, or the rank is not known")
+    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+        return Reject("the indices of the largest elements are used")
+    inputs: list[ir.Value | None] = [_with_axis(rw, x)]
+    weight = optional_input(node, 1)
+    if weight is not None:
+        inputs.append(_with_axis(rw, weight))
+    y = rw.op(node.op_type, *inputs, *node.inputs[2:], attrs=_attributes(node))
+    old = node.outputs[0]
+    q = _quantizer(old)
+    if q is None:
+        return _squeeze(rw, y)
+    stored = rw.op("QuantizeLinear", y, *_parameters(q), attrs=q.attributes)
+    return {q.outputs[0]: _squeeze(rw, stored)}
+
+
+@dataclass(frozen=True)
+class Conv1dTo2d(RewritePass):
+    """No convolution or pool over a single axis."""
+
+    name: ClassVar[str] = "conv1d-to-2d"
+    rules: ClassVar[RuleSet] = RuleSet([conv1d_to_2d])
