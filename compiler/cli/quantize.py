@@ -37,6 +37,9 @@ def quantize(
     keep: Annotated[
         list[str] | None, typer.Option("--keep", metavar="NODE", help="A node that stays in float; repeat for more.")
     ] = None,
+    reduce_range: Annotated[
+        bool, typer.Option("--reduce-range", help="Weights in 7 bits, for x86 processors without VNNI.")
+    ] = False,
     ranges: Annotated[
         Path | None, typer.Option("--ranges", metavar="FILE", help="A calibration.json instead of --calib.")
     ] = None,
@@ -79,6 +82,7 @@ def quantize(
     spare_the_source(model, output)
     pre = o.preprocess(mean=mean, std=std, scale=scale, resize=resize, crop=crop, fit=fit, layout=layout, colour=colour)
     given = {"scheme": scheme, "method": method, "keep": keep, "ranges": str(ranges) if ranges else None}
+    given["reduce_range"] = reduce_range or None
     found = Diagnostics()
     try:
         with console.progress() as tell:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Method = Literal["mse", "minmax", "moving-average", "percentile", "entropy"]
 """How a range is chosen from what was seen: see `edgec.quantization.ranges`."""
 
+SEVEN_BITS = 64
+"""The largest weight of `reduce_range`: 2 x 255 x 64 fits int16."""
+
 
 @dataclass(frozen=True)
 class Quantize(Pass):
@@ -55,6 +58,8 @@ class Quantize(Pass):
     """Nodes that stay in float."""
     wide: tuple[str, ...] = ()
     """Nodes whose activations get the 16 bits of the scheme's `wide`: less exact than float, and still integers."""
+    reduce_range: bool = False
+    """Weights in 7 bits, -64..64: two products with uint8 then fit 16 bits, where x86 without VNNI adds them."""
     ranges: str = ""
     """A calibration.json written before, instead of calibration data."""
     hazards: bool = True
@@ -69,6 +74,7 @@ class Quantize(Pass):
         self._check_names(graph)
         if self.wide and scheme.wide is None:
             raise error("EC0226", f"{scheme.name} has no 16-bit activations for single layers", hint=scheme.not_wide)
+        self._check_range(scheme, ctx)
         arrived = quantization_form(graph)
         if arrived.form not in ("none", "weight-only"):  # what its authors left in float they left so on purpose
             ctx.diagnostics.note("EC0794", f"the model is quantised already: {arrived}; quantize adds nothing")
@@ -130,6 +136,21 @@ class Quantize(Pass):
             where = f"{ctx.target.name} at {ctx.precision}" if ctx.target is not None else "no target"
             raise error("EC0221", f"{where} has no quantisation scheme", hint="name one: quantize{scheme=...}")
         return precision.quantization
+
+    def _check_range(self, scheme: Scheme, ctx: PassContext) -> None:
+        from edgec.quantization.host_cpu import saturates
+
+        if self.reduce_range:
+            if scheme.weights.dtype != "int8" or not scheme.weights.symmetric:
+                what = f"reduce-range is for symmetric int8 weights, {scheme.name} has {scheme.weights.dtype}"
+                raise error("EC0227", what, hint="leave it out: other kernels do not saturate")
+            return
+        mixed = scheme.activations is not None and (scheme.activations.dtype, scheme.weights.dtype) == ("uint8", "int8")
+        if mixed and ctx.target is not None and ctx.target.platform == "x86-64" and saturates():
+            what = "this processor has no VNNI: sums of uint8 x int8 products saturate at 16 bits with weights of full range"
+            ctx.diagnostics.warn(
+                "EC0228", what, hint="--reduce-range (quantize{reduce-range=true}) stores weights in 7 bits"
+            )
 
     def _check_names(self, graph: Graph) -> None:
         from edgec.diagnostics import did_you_mean
@@ -223,5 +244,9 @@ class Quantize(Pass):
                 data = np.asarray(constant(value), np.float32)
                 axis = site.block_axis if site.kind.per == "block" else site.axis
                 own = stored.params(value, site.kind)
-                out[key] = own or weight_params(data, site.kind, axis, method=self.weights)
+                method = "minmax" if self.reduce_range else self.weights  # nothing is cut off: 64 is the largest
+                made = own or weight_params(data, site.kind, axis, method=method)
+                if self.reduce_range and own is None and site.kind.dtype == "int8":
+                    made = replace(made, scale=(made.scale * np.float32(127 / SEVEN_BITS)).astype(np.float32))
+                out[key] = made
         return out
