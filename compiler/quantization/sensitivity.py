@@ -353,12 +353,13 @@ class _Weights:
 
         self.seeds = probe.seeds
         names = list(probe.seeds)
-        session = Session(reference, all_values=names)
+        given = {v.name for v in reference.inputs}
+        session = Session(reference, all_values=[n for n in names if n not in given])
         self.shapes: list[dict[str, tuple[int, ...]]] = []
         sums: dict[str, npt.NDArray[np.float64]] = {}
         self.axes: dict[str, int | None] = {}
         for sample in samples:
-            out = session.run(sample)
+            out = {**sample, **session.run(sample)}
             self.shapes.append({n: out[n].shape for n in names})
             for n in names:
                 y = out[n]

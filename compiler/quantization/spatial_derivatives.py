@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+def _sizes(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The dimensions of a value, where all but the batch's are known; that of the batch makes no difference here."""
+    if value is None or value.shape is None or value.shape.rank() == 0:
+        return None
+    known = [d for d in value.shape[1:] if isinstance(d, int)]
+    return (1, *known) if len(known) == value.shape.rank() - 1 else None
+
+
 def _window(node: ir.Node, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int]] | None:
     """Strides, dilations, pads and the elements at the end no window covers. None where sizes are not known."""
-    size, out = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+    size, out = _sizes(node.inputs[0]), _sizes(node.outputs[0])
     n = len(kernel)
     if size is None or out is None or len(size) != n + 2:
         return None
@@ -78,7 +86,7 @@ def conv_transpose(b: Builder, node: ir.Node, g: Sequence[ir.Value | None]) -> G
 
 def average_pool(b: Builder, node: ir.Node, g: Sequence[ir.Value | None]) -> Gradients | None:
     kernel = list(attribute(node, "kernel_shape"))
-    window, size = _window(node, kernel), static_shape(node.inputs[0])
+    window, size = _window(node, kernel), _sizes(node.inputs[0])
     if window is None or size is None or attribute(node, "ceil_mode"):
         return None
     strides, dilations, pads, left = window
@@ -116,7 +124,7 @@ def max_pool(b: Builder, node: ir.Node, g: Sequence[ir.Value | None]) -> Gradien
 
 def resize(b: Builder, node: ir.Node, g: Sequence[ir.Value | None]) -> Gradients | None:
     """Resizing is a matrix along each axis: found by resizing unit vectors, applied transposed."""
-    size, out = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+    size, out = _sizes(node.inputs[0]), _sizes(node.outputs[0])
     given = [v for v in node.inputs[1:] if v is not None]
     if size is None or out is None or not all(is_constant(v) for v in given) or "axes" in node.attributes:
         return None

@@ -42,7 +42,7 @@ g (float[1,3,16,16] x) => (float[1,5] y) {
 SHAPES = [(8, 3, 3, 3), (8, 1, 3, 3), (8, 8, 1, 1), (8, 8, 3, 3), (8, 8, 1, 1), (16, 16, 1, 1), (5, 16)]
 
 
-def network() -> Graph:
+def network(batch: str = "1") -> Graph:
     rng = np.random.default_rng(5)
     text = TEXT
     params, weights = [], {}
@@ -51,7 +51,7 @@ def network() -> Graph:
         weights[f"w{i}"] = (rng.standard_normal(shape) * np.sqrt(2 / fan)).astype(np.float32)
         weights[f"b{i}"] = (rng.standard_normal(shape[0]) * 0.1).astype(np.float32)
         params += [f"float[{','.join(map(str, shape))}] w{i}", f"float[{shape[0]}] b{i}"]
-    graph = Graph.from_text(text.replace("(float[1,3,16,16] x)", f"(float[1,3,16,16] x, {', '.join(params)})"))
+    graph = Graph.from_text(text.replace("(float[1,3,16,16] x)", f"(float[{batch},3,16,16] x, {', '.join(params)})"))
     g = graph.model.graph
     for v in list(g.inputs)[1:]:
         g.inputs.remove(v)
@@ -276,3 +276,22 @@ def test_contributions_add_up_to_the_error_itself(scheme: str) -> None:
         want.append(((after.run(sample)["y"] - before.run(sample)["y"]) * u).sum())
     miss = np.square(np.array(got) - want).sum() / np.square(want).sum()
     assert miss < 0.05
+
+
+@pytest.mark.parametrize(("batch", "ends"), [("N", ()), ("N,H", None)])
+def test_a_batch_of_unknown_size_changes_nothing(batch: str, ends: tuple[str, ...] | None) -> None:
+    """Most exported models have one. Where height is unknown too, convolutions end the derivation, the input among them."""
+    graph = network(batch.replace(",H", ""))
+    if ends is None:
+        graph.inputs[0].shape = ir.Shape(["N", 3, "H", 16])
+        for n in graph.nodes():
+            for v in n.outputs:
+                v.shape = None
+        infer_shapes(graph)
+    reference, quantized = quantize(graph)
+    found = sensitivity(reference, quantized, samples(), scheme=builtin_scheme("onnxruntime-int8"), probes=8)
+    if ends is None:
+        assert "x" in found.ends
+    else:
+        assert found.ends == ends
+    assert all(math.isfinite(la.harm) for la in found.layers)
