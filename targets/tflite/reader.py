@@ -76,13 +76,13 @@ class _Reader:
         return result
 
     def signature(self, graph: SubGraph, tensors: Sequence[Tensor]) -> tuple[list[str], list[str]]:
-        """Names of the first signature of subgraph 0, in the order of its inputs and outputs; empty without one."""
+        """Names of the first complete signature of subgraph 0, in the order of its inputs and outputs; empty without one."""
         for entry in self.root.get("signature_defs") or []:
             if entry.get("subgraph_index") == 0:
-                return tuple(
-                    _names(entry.get(field) or [], tensors, interface)
-                    for field, interface in (("inputs", graph.inputs), ("outputs", graph.outputs))
-                )  # type: ignore[return-value]
+                inputs = _names(entry.get("inputs") or [], tensors, graph.inputs)
+                outputs = _names(entry.get("outputs") or [], tensors, graph.outputs)
+                if inputs is not None and outputs is not None:
+                    return inputs, outputs
         return [], []
 
     def subgraph(self, table: TableView) -> tuple[SubGraph, list[Tensor]]:
@@ -183,11 +183,10 @@ def _integers(array: Array | None) -> tuple[int, ...]:
     return () if array is None else tuple(array.tolist())
 
 
-def _names(entries: Sequence[TableView], tensors: Sequence[Tensor], interface: Sequence[Tensor]) -> list[str]:
-    by_tensor = {
-        id(_at(tensors, e.get("tensor_index"), "a signature")): e.get("name") or "" for e in entries
-    }  # fmt: skip
-    return [by_tensor[id(t)] for t in interface] if all(id(t) in by_tensor for t in interface) else []
+def _names(entries: Sequence[TableView], tensors: Sequence[Tensor], interface: Sequence[Tensor]) -> list[str] | None:
+    """The interface's names in its order; None where a signature leaves one out."""
+    names = {id(_at(tensors, e.get("tensor_index"), "a signature")): e.get("name") or "" for e in entries}
+    return [names[id(t)] for t in interface] if all(id(t) in names for t in interface) else None
 
 
 def _quant(table: TableView | None, shape: tuple[int, ...], what: str) -> Quant | None:

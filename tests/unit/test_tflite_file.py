@@ -271,6 +271,19 @@ def test_mutations_give_a_model_or_a_diagnostic(name: str) -> None:
     assert codes <= {"EC0651", "EC0652"}
 
 
+def test_a_signature_that_leaves_an_output_out_is_no_signature() -> None:
+    data = write(models.float_model())
+    root = Bytes(data).root("Model")
+    (signature,) = root.get("signature_defs")
+    (output,) = signature.get("outputs")
+    hostile = bytearray(data)
+    at = output._at + output._slots[1]
+    hostile[at : at + 4] = bytes(4)  # the input again
+    again = read(bytes(hostile))
+    assert (again.input_names, again.output_names) == ([], [])
+    write(again)
+
+
 def test_amplification_is_refused() -> None:
     """A vector of many references to one table of many: a small file that would be many objects."""
     graph = SubGraph("main", [], [], [Operator("RELU", [], []) for _ in range(200)])
