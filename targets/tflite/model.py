@@ -34,7 +34,8 @@ class Quant:
     @classmethod
     def of(cls, scale: Any, zero_point: Any = 0, axis: int = 0) -> Quant:
         s = np.atleast_1d(np.asarray(scale, np.float32))
-        return cls(s, np.array(np.broadcast_to(np.asarray(zero_point, np.int64), s.shape)), axis)
+        # XNNPACK takes no tensor with one scale whose quantized_dimension is not 0 (measured with ai-edge-litert 2.3.0).
+        return cls(s, np.array(np.broadcast_to(np.asarray(zero_point, np.int64), s.shape)), axis if s.size > 1 else 0)
 
     @property
     def per_tensor(self) -> bool:
