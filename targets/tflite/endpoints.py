@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgec.diagnostics import error
 from edgec.targets.tflite.model import Array, Quant
+
+if TYPE_CHECKING:
+    from edgec.graph import Graph, ir
+    from edgec.targets.tflite.lower import LoweredModel, Port
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +104,11 @@ class Interface:
     inputs: Sequence[Endpoint]
     outputs: Sequence[Endpoint]
 
+    @classmethod
+    def of(cls, lowered: LoweredModel, graph: Graph) -> Interface:
+        """That of a lowering: `graph` is what was lowered."""
+        return cls(_endpoints(lowered.inputs, graph.inputs), _endpoints(lowered.outputs, graph.outputs))
+
     def store(self, sample: Mapping[str, Array]) -> dict[str, Array]:
         """The file's inputs. A sample may hold more: inputs that nothing reads are not in the file."""
         return {e.name: e.store(sample[e.name]) for e in self.inputs}
@@ -117,3 +126,18 @@ class Interface:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Interface:
         return cls(*([Endpoint.from_json(e) for e in data[end]] for end in ("inputs", "outputs")))
+
+
+def _endpoints(ports: Sequence[Port], values: Sequence[ir.Value]) -> list[Endpoint]:
+    from edgec.graph import static_shape
+
+    by_name = {v.name: v for v in values}
+    endpoints = []
+    for port in ports:
+        value = by_name[port.name]
+        shape = static_shape(value)
+        assert shape is not None  # else `lower` had refused it
+        assert value.dtype is not None
+        onnx_dtype = value.dtype.numpy().name
+        endpoints.append(Endpoint(port.name, shape, onnx_dtype, port.tensor.dtype, port.perm, port.quant))
+    return endpoints

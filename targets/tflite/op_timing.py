@@ -1,7 +1,8 @@
 """Seconds of each operator on this host: every one cut out into a model of its own, fed with what it really gets.
 
 LiteRT's wheel has no profiler that Python can read. A model of one operator runs the same kernel (XNNPACK takes it too),
-without what fusing saves: the sum is not the time of the whole.
+without what fusing saves: the sum is not the time of the whole. Operators that only unpack constants (DEQUANTIZE of
+float16 weights) go along with those that read them: XNNPACK wants to see constants there, and unpacks them once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """`seconds`: median of the runs; None where the operator does not run alone, with the reason in `why`."""
+    """`seconds`: median of the runs; None where the operator does not run alone, with the reason in `why`.
+
+    `output`: the name of its first output; `source`: of the ONNX node it was made for.
+    """
 
     index: int
     op: str
@@ -58,7 +62,8 @@ def time_operators(
     for t in model.main.tensors():
         if index[id(t)] in outcome.tensors[0]:
             values[id(t)] = outcome.tensors[0][index[id(t)]]
-    alone = [_alone(o, model, values, runs, warm_up) for o in model.main.operators]
+    unpacking = {id(t): o for o in model.main.operators if not _computed(o.inputs) for t in o.outputs}
+    alone = [_alone(o, model, values, unpacking, runs, warm_up) for o in model.main.operators]
     asked = [r for r in alone if isinstance(r, ModelRun)]
     outcomes = iter(run_litert(toolchain, asked, folder=folder, kernels=kernels, threads=threads))
     rows = []
@@ -77,10 +82,17 @@ def time_operators(
 
 
 def _alone(
-    operator: Operator, model: TfliteModel, values: Mapping[int, Array], runs: int, warm_up: int
+    operator: Operator,
+    model: TfliteModel,
+    values: Mapping[int, Array],
+    unpacking: Mapping[int, Operator],
+    runs: int,
+    warm_up: int,
 ) -> ModelRun | str:
     """The operator as a model, or why it cannot be one."""
-    inputs = _computed(operator.inputs)
+    computed = _computed(operator.inputs)
+    first = list({id(o): o for t in computed if (o := unpacking.get(id(t))) is not None}.values())
+    inputs = [t for t in computed if id(t) not in unpacking]
     if not inputs:
         return "it reads constants only"
     missing = [t.name for t in inputs if id(t) not in values]
@@ -89,7 +101,7 @@ def _alone(
     names = [f"in{i}" for i in range(len(inputs))]
     outputs = list(operator.outputs)
     cut = TfliteModel(
-        [SubGraph(inputs=inputs, outputs=outputs, operators=[operator]), *model.subgraphs[1:]],
+        [SubGraph(inputs=inputs, outputs=outputs, operators=[*first, operator]), *model.subgraphs[1:]],
         names,
         [f"out{i}" for i in range(len(outputs))],
     )
