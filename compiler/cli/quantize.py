@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,8 +31,8 @@ def quantize(
     ] = None,
     effort: o.EffortOption = "medium",
     method: Annotated[
-        str | None,
-        typer.Option("--method", help="Ranges: best, mse, minmax, moving-average, percentile or entropy."),
+        Literal["best", "mse", "minmax", "moving-average", "percentile", "entropy"] | None,
+        typer.Option("--method", help="How ranges are chosen."),
     ] = None,
     keep: Annotated[
         list[str] | None, typer.Option("--keep", metavar="NODE", help="A node that stays in float; repeat for more.")
@@ -41,7 +41,10 @@ def quantize(
         bool, typer.Option("--reduce-range", help="Weights in 7 bits, for x86 processors without VNNI.")
     ] = False,
     ranges: Annotated[
-        Path | None, typer.Option("--ranges", metavar="FILE", help="A calibration.json instead of --calib.")
+        Path | None,
+        typer.Option(
+            "--ranges", metavar="FILE", help="A calibration.json instead of observing; above --effort low --calib too."
+        ),
     ] = None,
     save_ranges: Annotated[
         Path | None, typer.Option("--save-ranges", metavar="FILE", help="Write what was observed, for --ranges.")
@@ -117,7 +120,9 @@ def _show(result: Quantized, model: Path, output: Path, console: Console, quiet:
         return
     if result.record is None:
         arrived = next((d.message for d in result.diagnostics if d.code == "EC0794"), None)
-        why = arrived or "nothing was quantised: the scheme has no rule for what this model computes"
+        half = any(v.dtype is not None and v.dtype.name == "FLOAT16" for v in result.graph.inputs)
+        what = "a model in float16; quantise the float32 model it was made from" if half else "what this model computes"
+        why = arrived or f"nothing was quantised: the scheme has no rule for {what}"
         console.line(why, "warning")
         return
     record = result.record

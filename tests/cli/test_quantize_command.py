@@ -131,7 +131,7 @@ def test_a_metric_of_the_users(model: Path, calib: Path, tmp_path: Path, capsys:
         (["--calib", "CALIB", "--target", "rk2118"], 1, "EC0224"),
         (["--calib", "CALIB", "--metric", "m.py:f"], 2, "--max-drop"),
         (["--calib", "CALIB", "--min-agreement", "many"], 2, "99%"),
-        (["--calib", "CALIB", "--method", "magic"], 1, "EC0204"),
+        (["--calib", "CALIB", "--method", "magic"], 2, "'moving-average'"),
     ],
 )
 def test_mistakes(
@@ -194,3 +194,17 @@ def test_a_limit_that_is_none(
     code, _, err = run(capsys, "quantize", model, "-o", tmp_path / "q.onnx", "--calib", calib, *given)
     assert code == 2
     assert "--max-kept" in err
+
+
+def test_a_model_in_float16_is_told_apart_from_one_without_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 21]> g (float16[1,4] x) => (float16[1,4] y)
+    <float16[4,4] w = {{{", ".join("15360" for _ in range(16))}}}> {{ y = MatMul(x, w) }}"""
+    Graph.from_text(text).save(tmp_path / "half.onnx")
+    np.save(tmp_path / "x.npy", np.ones((4, 1, 4), np.float16))
+    code, out, err = run(
+        capsys, "quantize", tmp_path / "half.onnx", "-o", tmp_path / "q.onnx", "--calib", tmp_path / "x.npy"
+    )
+    assert code == 0, err
+    assert "quantise the float32 model" in out
