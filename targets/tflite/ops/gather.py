@@ -35,7 +35,26 @@ def _sides(node: ir.Node) -> Sides:
 def gather(n: NodeLowering) -> None:
     axis = int(n.attr("axis")) % len(n.shape())
     x, at = n.x_without([axis]) if not n.shape(1) else (n.x(), [n.axis(axis)])
+    if (run := _run(n, n.shape()[axis])) is not None:
+        start, count = run
+        begin, size = [0] * x.rank, list(x.shape)
+        begin[at[0]], size[at[0]] = start, count
+        out = n.y() if n.y().shape == tuple(size) else n.temp(size, x.dtype, x.quant, hint=f"{n.y().name}_part")
+        part = n.emit("SLICE", [x, n.ints(begin), n.ints(size)], out)
+        if part is not n.y():
+            n.reshape(part, n.y().shape, n.y())
+        return
     n.emit("GATHER", [x, indices(n, 1, n.shape()[axis])], n.y(), axis=at[0], batch_dims=0)
+
+
+def _run(n: NodeLowering, size: int) -> tuple[int, int] | None:
+    """First index and count where the indices are constant and follow each other: a SLICE, which delegates take."""
+    if not n.is_const(1):
+        return None
+    places = n.const(1).reshape(-1).astype(np.int64) % size
+    if not places.size or (np.diff(places) != 1).any():
+        return None
+    return int(places[0]), len(places)
 
 
 @lowers("GatherND", sides=raw, dtypes=_DATA, quantised=Quantised("same", inputs=(0,)))
