@@ -120,8 +120,8 @@ ROWS: Mapping[str, Row] = {
     # --- data movement
     **{n: Row("reshape", any_type=True) for n in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
     "Transpose": Row("transpose", [Limit(rank(6), "transpose_rank6", "6 axes")], any_type=True),
-    "Concat": Row("concatenation_2", [Limit({"inputs": {"min": 6}}, "concatenation_8", "more inputs than XNNPACK takes")], any_type=True),
-    "Split": Row("split_2", [Limit({"outputs": {"min": 5}}, "split_8", "more parts than XNNPACK takes")], any_type=True),
+    "Concat": Row("concatenation_2", [Limit({"inputs": {"min": 6}}, "concatenation_6", "more inputs than XNNPACK takes")], any_type=True),
+    "Split": Row("split_2", [Limit({"outputs": {"min": 5}}, "split_5", "more parts than XNNPACK takes")], any_type=True),
     "Slice": Row("strided_slice", [Limit(steps(max=-1), "strided_slice_reverse", "a step below 0"), Limit(steps(min=2), "strided_slice_step2", "a step above 1", "litert")], any_type=True),
     "Pad": Row("pad", [Limit({"attr": {"mode": ["reflect"]}}, "mirror_pad", "MIRROR_PAD"), Limit({"given": [2]}, "padv2", "a value of its own: PADV2")]),
     "Expand": Row("broadcast_to"), "Tile": Row("tile"), "Gather": Row("gather"), "GatherND": Row("gather_nd"), "GatherElements": Row("gather_nd"),
