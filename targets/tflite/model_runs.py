@@ -187,7 +187,11 @@ def _model_at(e: WorkerError) -> int | None:
 def _ended(e: WorkerError) -> Outcome:
     status: Status = "hung" if e.signal == "SIGALRM" else _STATUS.get(e.reason, "crashed")
     step = (e.step or "").partition(": ")[2]
-    said = [line for line in e.tail if not line.startswith(("File ", "Fatal Python error", "Current thread"))]
+    said = [
+        line
+        for line in e.tail
+        if not line.startswith(("File ", "Fatal Python error", "Current thread", "Extension modules"))
+    ]
     return Outcome(status, step, " | ".join(said[-3:]), e.signal)
 
 

@@ -15,7 +15,7 @@ from edgec.targets.tflite.model import Array
 from edgec.targets.tflite.model_runs import Kernels, ModelRun, Outcome, run_litert, run_micro
 
 if TYPE_CHECKING:
-    from edgec.target import Arrays
+    from edgec.target import Arrays, EmitJob
     from edgec.toolchain import ToolchainManager
 
 CHUNK_BYTES = 128 << 20
@@ -194,6 +194,28 @@ class MicroRunner(_FileRunner):
         )
         self.arena = Arena(**self._checked(outcome).arena)
         return outcome
+
+
+_NOT_HERE = frozenset({"EC0603", "EC0604", "EC0605", "EC0607"})
+"""Not installed and offline, not for this machine, no Python for it, no network: nothing is wrong with the artifact."""
+
+
+def available(job: EmitJob, toolchain: str) -> bool:
+    """Whether a runtime can be used here, installed now if need be. Where not, EC0661 says that nothing is executed.
+
+    Anything else that is wrong with it is raised. A version that was not tested is said as a warning.
+    """
+    try:
+        ready = job.toolchains.ensure(toolchain)
+    except EdgecError as e:
+        first = e.diagnostics[0]
+        if first.code not in _NOT_HERE:
+            raise
+        what = f"the artifact cannot be executed here: {first.message}"
+        job.diagnostics.warn("EC0661", what, hint=first.hint or "`edgec explain EC0661`")
+        return False
+    job.diagnostics.items.extend(ready.diagnostics)
+    return True
 
 
 def _chunks(samples: Iterable[Arrays], interface: Interface) -> Iterator[list[dict[str, Array]]]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import edgec.targets.tflite
-from edgec.diagnostics import EdgecError
+from edgec.diagnostics import Diagnostics, EdgecError
+from edgec.graph import Graph
+from edgec.passes.prepare.infer_shapes import InferShapes
+from edgec.pipeline import PassContext
+from edgec.runtime import Session
+from edgec.target import EmitJob
 from edgec.targets.tflite.endpoints import Endpoint, Interface
+from edgec.targets.tflite.lower import LowerOptions, lower
 from edgec.targets.tflite.model import Operator, Quant, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.model_runs import ModelRun, run_litert, run_micro
 from edgec.targets.tflite.op_timing import time_operators
-from edgec.targets.tflite.runner import LiteRtRunner, MicroRunner
+from edgec.targets.tflite.runner import LiteRtRunner, MicroRunner, available
 from edgec.targets.tflite.writer import write
 from edgec.toolchain import Toolchain, ToolchainManager, WorkerError
 
@@ -276,3 +284,45 @@ def test_endpoint_both_ways() -> None:
         Endpoint("i", (1,), "int64", "int32").store(np.array([2**40]))
     with pytest.raises(EdgecError, match="EC0660"):
         end.store(x[0])
+
+
+def test_not_available(tmp_path: Path) -> None:
+    """Offline with nothing installed: a warning, no error; an override without the SDK is an error all the same."""
+    offline = EmitJob("int8", tmp_path, ToolchainManager(tmp_path / "cache", offline=True), Diagnostics())
+    assert not available(offline, "litert")
+    assert [d.code for d in offline.diagnostics.items] == ["EC0661"]
+    wrong = ToolchainManager(tmp_path / "cache", overrides={"litert": Path(sys.executable)})
+    with pytest.raises(EdgecError) as caught:
+        available(EmitJob("int8", tmp_path, wrong, Diagnostics()), "litert")
+    assert code(caught) == "EC0613"
+
+
+QDQ = """<ir_version: 10, opset_import: ["" : 24]> g (float[1,3,4,4] x) => (float[1,2,4,4] y)
+<float s = {0.05}, int8 z = {3}, float sy = {0.07}, int8 zy = {-5}, float[2] sw = {0.01, 0.02}, int8[2] zw = {0, 0},
+ int8[2,3,1,1] wq = {10, -20, 30, 40, 50, -60}>
+{ xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z) wd = DequantizeLinear<axis = 0>(wq, sw, zw)
+  c = Conv(xd, wd) cq = QuantizeLinear(c, sy, zy) y = DequantizeLinear(cq, sy, zy) }"""
+
+
+@pytest.mark.parametrize("io_layout", ["keep", "nhwc"])
+@pytest.mark.parametrize("io_dtype", ["float", "integer"])
+def test_interface_of_a_lowering(
+    litert: Toolchain, micro: Toolchain, manager: ToolchainManager, tmp_path: Path, io_layout: Any, io_dtype: Any
+) -> None:
+    """Whatever the file's interface, ONNX samples go in and ONNX outputs come out: one step of 0.07 from ONNX Runtime."""
+    graph = Graph.from_text(QDQ)
+    InferShapes().run(graph, PassContext())
+    lowered = lower(graph, LowerOptions(io_layout=io_layout, io_dtype=io_dtype))
+    interface, model = Interface.of(lowered, graph), write(lowered.model)
+    assert (interface.inputs[0].quant is not None) == (io_dtype == "integer")
+    assert (interface.inputs[0].perm is not None) == (io_layout == "nhwc")
+    samples = [{"x": np.random.default_rng(i).standard_normal((1, 3, 4, 4)).astype("f4") * 2} for i in range(3)]
+    expected = list(Session(graph).run_all(samples))
+    for runner in (
+        LiteRtRunner(model, interface, manager, tmp_path),
+        LiteRtRunner(model, interface, manager, tmp_path, kernels="reference"),
+        MicroRunner(model, interface, manager, tmp_path),
+    ):
+        for got, want in zip(runner.run(samples), expected, strict=True):
+            assert (got["y"].shape, got["y"].dtype) == (want["y"].shape, want["y"].dtype)
+            assert np.abs(got["y"] - want["y"]).max() < 0.0701
