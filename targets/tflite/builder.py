@@ -9,8 +9,8 @@ import numpy as np
 
 from edgec.graph import constant, ir, is_constant, static_shape
 from edgec.targets.tflite.absorb import DQ, Forms, params, stored_value
-from edgec.targets.tflite.layout import Perm, between, moves_nothing, stored
 from edgec.targets.tflite.model import Array, Operator, Quant, Tensor
+from edgec.targets.tflite.storage import Perm, between, moves_nothing, stored
 
 FOLDED = 1024
 """Elements up to which a constant stored in integers is written as float where a float op reads it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgec.actual_placement import ActualNode, ActualPlacement
 from edgec.diagnostics import Location
-from edgec.graph import Graph
+from edgec.graph import Graph, static_shape
 from edgec.target import Artifact, EmitJob
 from edgec.target_options import parse_options
 from edgec.targets.tflite.endpoints import Endpoint, Interface
@@ -48,7 +48,7 @@ def interface(graph: Graph, lowered: LoweredModel) -> Interface:
 
     def endpoint(p: Port) -> Endpoint:
         v = values[p.name]
-        shape = tuple(int(d) for d in v.shape or ())
+        shape = static_shape(v) or ()
         dtype = v.dtype.numpy().name if v.dtype is not None else p.tensor.dtype
         return Endpoint(p.name, shape, dtype, p.tensor.dtype, p.perm, p.quant)
 

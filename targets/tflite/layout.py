@@ -19,12 +19,18 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from edgec.graph import attribute, ir, is_constant, static_shape
+from edgec.targets.tflite.storage import (
+    Perm,
+    channels_last,
+    dropped,
+    inverse,
+    moves_nothing,
+    stored,
+    through_transpose,
+)
 
 if TYPE_CHECKING:
     import networkx as nx
-
-Perm = tuple[int, ...]
-"""Stored axis j holds ONNX axis perm[j]."""
 
 
 class Side(Enum):
@@ -58,45 +64,6 @@ class NodeLayout:
 Wishes = Callable[[ir.Node], Sides]
 
 _REGROUPS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-
-
-def channels_last(rank: int, channel_axes: int = 1) -> Perm:
-    """N, spatial axes, channel axes; the channels are axes 1..channel_axes of the ONNX value."""
-    return (0, *range(channel_axes + 1, rank), *range(1, channel_axes + 1))
-
-
-def inverse(perm: Sequence[int]) -> Perm:
-    return tuple(sorted(range(len(perm)), key=lambda j: perm[j]))
-
-
-def stored(shape: Sequence[int], perm: Perm | None) -> tuple[int, ...]:
-    """The shape in storage."""
-    return tuple(shape) if perm is None else tuple(shape[a] for a in perm)
-
-
-def moves_nothing(shape: Sequence[int], perm: Sequence[int]) -> bool:
-    """Whether the order of the data stays: only axes of size 1 change places."""
-    kept = [a for a in perm if shape[a] != 1]
-    return kept == sorted(kept)
-
-
-def between(have: Perm | None, want: Perm | None, rank: int) -> Perm:
-    """The permutation that turns one storage of a value into another."""
-    at = inverse(have) if have is not None else tuple(range(rank))
-    return tuple(at[a] for a in (want if want is not None else range(rank)))
-
-
-def dropped(perm: Perm | None, axes: Collection[int]) -> Perm | None:
-    """The storage left when ONNX `axes` go; None where that is raw."""
-    left = [a for a in perm or () if a not in axes]
-    kept = sorted(left)
-    return None if left == kept else tuple(kept.index(a) for a in left)
-
-
-def through_transpose(perm: Sequence[int], read: Perm | None, write: Perm | None) -> Perm:
-    """What is left to do for a Transpose by `perm` whose input is read and whose output is stored as told."""
-    rank = len(perm)
-    return between(read, tuple(perm[a] for a in (write or range(rank))), rank)
 
 
 @dataclass(eq=False)
@@ -281,9 +248,9 @@ class _Assignment:
             for v, e in zip(n.outputs, ends[n].outputs, strict=True):
                 if e is not None:
                     writers.setdefault(self.same(v), e)
-            for w, e in zip(n.inputs, ends[n].inputs, strict=True):
-                if e is not None and w is not None:
-                    readers[self.same(w)].append(e)
+            for read, e in zip(n.inputs, ends[n].inputs, strict=True):
+                if e is not None and read is not None:
+                    readers[self.same(read)].append(e)
         for v in self.outputs:
             readers[self.same(v)].append(interface[v, "out"])
         links = [(v, writers[v], readers[v]) for v in self.alt if v in writers and readers[v]]
@@ -291,11 +258,12 @@ class _Assignment:
 
         import networkx as nx
 
-        g: nx.DiGraph = nx.DiGraph()
+        g: nx.DiGraph[object] = nx.DiGraph()
         g.add_nodes_from((_RAW, _LAST))
         for end in {e for _, w, rs in links for e in (w, *rs)} | {e for a, b, *_ in renames for e in (a, b)}:
             if end.fixed is not None:
-                _add(g, *((end, _LAST) if end.fixed ^ end.turned else (_RAW, end)), _FIXED)
+                label = end.fixed ^ end.turned
+                _add(g, end if label else _RAW, _LAST if label else end, _FIXED)
         for v, w, rs in links:
             cost = 1 if moves_nothing(_shape(v), self.alt[v]) else _ONE + math.prod(_shape(v))
             _pay_if_any(g, w, rs, cost, ("to last", v))
@@ -362,15 +330,15 @@ _RAW, _LAST = "raw", "last"
 
 
 def _pay_if_any(
-    g: nx.DiGraph, one: object, others: Iterable[object], cost: int, aux: object, *, up: bool = False
+    g: nx.DiGraph[object], one: object, others: Iterable[object], cost: int, aux: object, *, up: bool = False
 ) -> None:
     """`cost` where `one` has label 0 and any of `others` 1; with `up`, where it has 1 and any of them 0."""
-    _add(g, *((aux, one) if up else (one, aux)), cost)
+    _add(g, aux if up else one, one if up else aux, cost)
     for other in others:
-        _add(g, *((other, aux) if up else (aux, other)), _FIXED)
+        _add(g, other if up else aux, aux if up else other, _FIXED)
 
 
-def _add(g: nx.DiGraph, a: object, b: object, capacity: int) -> None:
+def _add(g: nx.DiGraph[object], a: object, b: object, capacity: int) -> None:
     if g.has_edge(a, b):
         g[a][b]["capacity"] += capacity
     else:

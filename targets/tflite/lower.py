@@ -10,10 +10,11 @@ from edgec.diagnostics import Diagnostic, Diagnostics, EdgecError, Location, Sev
 from edgec.graph import Graph, ir, is_constant, static_shape
 from edgec.targets.tflite.absorb import DQ, Forms, Q, absorb, params, stored_value
 from edgec.targets.tflite.builder import Builder, dtype_name
-from edgec.targets.tflite.layout import Layouts, Perm, Side, Sides, assign, channels_last, stored
+from edgec.targets.tflite.layout import Layouts, Side, Sides, assign
 from edgec.targets.tflite.model import DTYPES, Operator, Quant, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.node import NodeLowering, Refused
 from edgec.targets.tflite.rules import RULES, LoweringRule, raw
+from edgec.targets.tflite.storage import Perm, channels_last, stored
 
 IoLayout = Literal["keep", "nhwc"]
 IoDtype = Literal["float", "integer"]

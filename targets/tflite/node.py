@@ -10,12 +10,13 @@ import numpy as np
 
 from edgec.graph import attribute, ir, is_constant
 from edgec.targets.tflite.absorb import Fused, Q, params, stored_value
-from edgec.targets.tflite.layout import NodeLayout, Perm, dropped, moves_nothing, stored
+from edgec.targets.tflite.layout import NodeLayout
 from edgec.targets.tflite.model import Array, Operator, Quant, Tensor
 from edgec.targets.tflite.rules import LoweringRule
+from edgec.targets.tflite.storage import Perm, dropped, moves_nothing, stored
 
 if TYPE_CHECKING:
-    from edgec.targets.tflite.lower import Builder
+    from edgec.targets.tflite.builder import Builder
 
 
 class Refused(Exception):
@@ -305,7 +306,7 @@ class NodeLowering:
     def _kernel_scale(self, k: int, wanted: Quant) -> Quant:
         q = self.rule.quantised
         assert q is not None  # an integer kernel's rule
-        if self.integer in q.fixed:
+        if self.integer is not None and self.integer in q.fixed:
             return Quant.of(*q.fixed[self.integer])
         return self._input_scale() if q.scales == "same" else wanted
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgec.targets.tflite.layout import through_transpose
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import ANY, SAME_SCALE, follow_first, lowers
+from edgec.targets.tflite.storage import through_transpose
 
 
 @lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze", sides=follow_first, dtypes=ANY, quantised=SAME_SCALE)
