@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -64,10 +63,9 @@ def search_mixed(
         budget = Budget(min_sqnr, min_agreement, max_drop, trials.baseline)
         found = trials.sensitivity(probes, balanced=min_sqnr is None)
         wide, dtype = trials.widenable()
-        estimate = None
         return search(
             found, trials.evaluate, budget,
-            costs=costs, max_kept=max_kept, wide=wide, dtype=dtype, estimate=estimate, progress=progress,
+            costs=costs, max_kept=max_kept, wide=wide, dtype=dtype, progress=progress,
         )  # fmt: skip
 
 
@@ -92,9 +90,7 @@ class Trials:
     ) -> None:
         self.graph, self.ctx, self.make_passes, self.samples, self.metric = graph, ctx, make_passes, samples, metric
         self._ranges = folder / "calibration.json"
-        self.corrects = len(make_passes(frozenset(), frozenset(), "")) > 1
         self._plain: tuple[Graph, QuantRecord | None] | None = None
-        self._offset: tuple[Score, Score] | None = None
         self._inputs = [v.name or "" for v in graph.inputs]
         self._float = Session(graph)
         first = next(self._float.run_all(samples), None)
@@ -169,24 +165,11 @@ class Trials:
         setting = Setting(ctx.precision or "", ctx.target.platform if ctx.target is not None else "", self.graph.opset)
         return wide_nodes(self.graph, record.scheme, setting), other.activations.dtype
 
-    def estimate(self, keep: frozenset[str], wide: frozenset[str] = frozenset()) -> Score:
-        """About what a choice reaches: without correction, and what that gains on the plain model added."""
-        if self._offset is None:
-            none = frozenset[str]()
-            self._offset = self.evaluate(none), self._run(none, none, correct=False)
-        (after, before), score = self._offset, self._run(keep, wide, correct=False)
-        return Score(
-            score.sqnr_db + _gain(after.sqnr_db, before.sqnr_db),
-            _added(score.agreement, after.agreement, before.agreement),
-            _added(score.metric, after.metric, before.metric),
-        )
-
     def evaluate(self, keep: frozenset[str], wide: frozenset[str] = frozenset()) -> Score:
         """What a choice reaches, as ONNX Runtime runs it with its optimiser: the way results are verified."""
-        return self._run(keep, wide, correct=True)
+        return self._score(self.quantize(keep, wide)[0])
 
-    def _run(self, keep: frozenset[str], wide: frozenset[str], *, correct: bool) -> Score:
-        after, _ = self.quantize(keep, wide, correct=correct)
+    def _score(self, after: Graph) -> Score:
         session = Session(after, optimise=True)
         outputs: Iterable[Arrays] = session.run_all(self.samples)
         if self._wants_outputs:
@@ -201,12 +184,3 @@ class Trials:
         if self.metric.form == "predict":
             return self.metric.of_session(session, self._inputs)
         return self.metric.of_outputs(outputs, self._reference)
-
-
-def _gain(after: float, before: float) -> float:
-    gain = after - before
-    return gain if math.isfinite(gain) else 0.0  # both may be infinite
-
-
-def _added(score: float | None, after: float | None, before: float | None) -> float | None:
-    return None if score is None or after is None or before is None else score + _gain(after, before)
