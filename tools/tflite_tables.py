@@ -134,7 +134,7 @@ ROWS: Mapping[str, Row] = {
         Limit({**LINEAR, "attr": {"mode": ["linear"], "coordinate_transformation_mode": ["half_pixel", "pytorch_half_pixel"]}, "scale": {"min": 4}}, "resize_bilinear_4x_half_pixel", "a factor above 2 from pixel centres", "ethos-u"),
         Limit(LINEAR, "resize_bilinear_2x_half_pixel", "RESIZE_BILINEAR"),
     ]),
-    "QuantizeLinear": Row("", note="becomes the quantisation of a tensor"), "DequantizeLinear": Row("", note="becomes the quantisation of a tensor"),
+    "QuantizeLinear": Row("", note="becomes the quantisation of a tensor; at a float interface an operator, which Vela leaves to the CPU"), "DequantizeLinear": Row("", note="becomes the quantisation of a tensor; at a float interface an operator, which Vela leaves to the CPU"),
     **{n: Row("", note="nothing is left of it") for n in ("Identity", "Dropout", "Constant")},
     # --- recurrent, control
     "LSTM": Row(GATES, note="unrolled: one product and its gates a step"), "GRU": Row(GATES + " sub", note="unrolled"), "RNN": Row("fully_connected tanh add", note="unrolled"),
