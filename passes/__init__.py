@@ -87,6 +87,7 @@ _LEGALIZE: dict[str, str] = {
     "avoid-identity-output": "AvoidIdentityOutput",
     "resize-as-matmul": "ResizeAsMatMul",
     "unroll-rnn": "UnrollRnn",
+    "to-float32": "ToFloat32",
     "conv1d-to-2d": "Conv1dTo2d",
     "split-grouped-deconv": "SplitGroupedDeconv",
     "lower-opset": "LowerOpset",

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgec.graph import attribute, constant, ir
 from edgec.passes.legalize.builders import first_input, optional_input
-from edgec.pattern import Match, P, rest
+from edgec.pattern import Match, P, anyof, rest
 from edgec.pipeline import RewritePass
 from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
 
@@ -80,35 +80,62 @@ def _with_axis(rw: Rewriter, x: ir.Value) -> ir.Value:
     return rw.op("DequantizeLinear", _unsqueeze(rw, stored), *_parameters(dq), attrs=dq.attributes)
 
 
-def _quantizer(y: ir.Value) -> ir.Node | None:
-    """The one QuantizeLinear that reads `y`, if nothing else does."""
-    uses = list(y.uses())
-    if len(uses) != 1 or y.is_graph_output():
-        return None
-    q = uses[0].node
-    return q if q.op_type == "QuantizeLinear" and q.domain == "" and uses[0].idx == 0 and _whole_tensor(q) else None
-
-
-@rule(
-    P.op("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool")(rest("in"))
-)
-def conv1d_to_2d(m: Match, rw: Rewriter) -> Result:
-    node, x = m.root, first_input(m.root)
+def _turned(node: ir.Node, rw: Rewriter) -> ir.Value | Reject:
+    """The layer over two axes; its output has the new axis."""
+    x = first_input(node)
     if x.shape is None or x.shape.rank() != 3:
         return Reject("it is not over one axis, or the rank is not known")
-    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+    if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         return Reject("the indices of the largest elements are used")
     inputs: list[ir.Value | None] = [_with_axis(rw, x)]
     weight = optional_input(node, 1)
     if weight is not None:
         inputs.append(_with_axis(rw, weight))
-    y = rw.op(node.op_type, *inputs, *node.inputs[2:], attrs=_attributes(node))
-    old = node.outputs[0]
-    q = _quantizer(old)
-    if q is None:
-        return _squeeze(rw, y)
-    stored = rw.op("QuantizeLinear", y, *_parameters(q), attrs=q.attributes)
-    return {q.outputs[0]: _squeeze(rw, stored)}
+    return rw.op(node.op_type, *inputs, *node.inputs[2:], attrs=_attributes(node))
+
+
+def _goes_with_quantizer(node: ir.Node) -> bool:
+    """Whether `quantized_layer` will take it: its one reader, behind an activation perhaps, is a QuantizeLinear."""
+    for _ in range(2):
+        y = node.outputs[0]
+        uses = list(y.uses())
+        if len(uses) != 1 or y.is_graph_output() or uses[0].idx != 0:
+            return False
+        node = uses[0].node
+        if node.op_type == "QuantizeLinear" and node.domain == "":
+            return _whole_tensor(node)
+        if node.op_type not in _ACTIVATIONS:
+            return False
+    return False
+
+
+_LAYERS = ("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool")
+_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Swish", "Gelu")
+
+_layer = P.op(*_LAYERS)(rest("in"), as_="layer")
+_activated = P.op(*_ACTIVATIONS)(_layer, rest("limits"), as_="activation")
+
+
+@rule(P.QuantizeLinear(anyof(_layer, _activated), rest("parameters"), as_="quantize"))
+def quantized_layer(m: Match, rw: Rewriter) -> Result:
+    quantize = m.node("quantize")
+    if not _whole_tensor(quantize):
+        return Reject("the output has a scale for each channel")
+    y = _turned(m.node("layer"), rw)
+    if isinstance(y, Reject):
+        return y
+    if "activation" in m.named:
+        activation = m.node("activation")
+        y = rw.op(activation.op_type, y, *activation.inputs[1:], attrs=activation.attributes)
+    return _squeeze(rw, rw.op("QuantizeLinear", y, *_parameters(quantize), attrs=quantize.attributes))
+
+
+@rule(P.op(*_LAYERS)(rest("in")))
+def conv1d_to_2d(m: Match, rw: Rewriter) -> Result:
+    if _goes_with_quantizer(m.root):
+        return Reject("it is turned together with the QuantizeLinear behind it")
+    y = _turned(m.root, rw)
+    return y if isinstance(y, Reject) else _squeeze(rw, y)
 
 
 @dataclass(frozen=True)
@@ -116,4 +143,4 @@ class Conv1dTo2d(RewritePass):
     """No convolution or pool over a single axis."""
 
     name: ClassVar[str] = "conv1d-to-2d"
-    rules: ClassVar[RuleSet] = RuleSet([conv1d_to_2d])
+    rules: ClassVar[RuleSet] = RuleSet([quantized_layer, conv1d_to_2d])
