@@ -21,6 +21,7 @@ Vela ends with 0 when nothing runs on the NPU: count "Target" in `layers`.
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def run(job: Any) -> dict[str, Any]:
     request = job.request
     model = job.folder / request["model"]
     out = job.folder / "vela"
-    out.mkdir(exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # what another configuration left there
+    out.mkdir()
     config = request.get("config")
     arguments = [
         str(model),
