@@ -45,7 +45,7 @@ class Quantised:
 
 
 OWN_SCALE = Quantised()
-SAME_SCALE = Quantised("same")
+SAME_SCALE = Quantised("same", inputs=(0,))
 
 FLOAT = ("float32",)
 NUMBERS = ("float32", "int32", "int64")

@@ -93,7 +93,7 @@ def prelu(n: NodeLowering) -> None:
 _NAMED = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1", (0.0, 1.0): "RELU_0_TO_1"}
 
 
-@lowers("Clip", sides=follow_first, dtypes=NUMBERS, quantised=OWN_SCALE)
+@lowers("Clip", sides=follow_first, dtypes=NUMBERS, quantised=Quantised(inputs=(0,)))
 def clip(n: NodeLowering) -> None:
     limits = clip_limits(n.node)
     x = n.x()

@@ -53,7 +53,7 @@ def _one_output(node: ir.Node) -> str | None:
     return None if len(node.outputs) == 1 else "it gives indices"
 
 
-@lowers("MaxPool", sides=last, quantised=Quantised("same", when=_one_output))
+@lowers("MaxPool", sides=last, quantised=Quantised("same", inputs=(0,), when=_one_output))
 def max_pool(n: NodeLowering) -> None:
     if n.has_output(1):
         n.refuse("indices of the maxima", "MaxPool with one output has a kernel")
@@ -76,7 +76,7 @@ def _no_correction(node: ir.Node) -> str | None:
     return None
 
 
-@lowers("AveragePool", sides=last, quantised=Quantised("same", when=_no_correction))
+@lowers("AveragePool", sides=last, quantised=Quantised("same", inputs=(0,), when=_no_correction))
 def average_pool(n: NodeLowering) -> None:
     w, extra = _window(n)
     spatial = n.shape()[2:]
