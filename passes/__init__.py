@@ -86,6 +86,8 @@ _LEGALIZE: dict[str, str] = {
     "strided-slice-to-pool": "StridedSliceToPool",
     "avoid-identity-output": "AvoidIdentityOutput",
     "resize-as-matmul": "ResizeAsMatMul",
+    "if-to-where": "IfToWhere",
+    "unroll-loops": "UnrollLoops",
     "unroll-rnn": "UnrollRnn",
     "to-float32": "ToFloat32",
     "conv1d-to-2d": "Conv1dTo2d",
