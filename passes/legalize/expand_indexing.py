@@ -39,7 +39,7 @@ def eye_like(node: ir.Node, rw: Rewriter) -> Result:
     if shape is None or x.dtype is None:
         return Reject("the size of the matrix is not known at compile time")
     dtype = ir.DataType(kind) if kind is not None else x.dtype
-    return rw.const(np.eye(*shape, k=attribute(node, "k") or 0).astype(dtype.numpy()), "eye")
+    return rw.const(np.eye(shape[0], shape[1], k=attribute(node, "k") or 0).astype(dtype.numpy()), "eye")
 
 
 def shape_of(node: ir.Node, rw: Rewriter) -> Result:

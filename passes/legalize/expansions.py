@@ -13,12 +13,15 @@ from edgec.graph import ir
 from edgec.passes.legalize import expand_activations as activations
 from edgec.passes.legalize import expand_indexing as indexing
 from edgec.passes.legalize import expand_logic as logic
+from edgec.passes.legalize import expand_losses as losses
 from edgec.passes.legalize import expand_norms as norms
 from edgec.passes.legalize import expand_reductions as reductions
+from edgec.passes.legalize import expand_signal as signal
 from edgec.passes.legalize import expand_trigonometry as trigonometry
 from edgec.passes.legalize.builders import only_output
 from edgec.passes.legalize.expand_attention import attention
 from edgec.passes.legalize.expand_einsum import einsum
+from edgec.passes.legalize.expand_grid_sample import affine_grid, grid_sample
 from edgec.passes.legalize.resize_as_matmul import resize
 from edgec.pattern import Match, P, rest
 from edgec.rewrite import Result, Rewriter, Rule
@@ -28,6 +31,7 @@ Expansion = Callable[[ir.Node, Rewriter], Result]
 EXPANSIONS: dict[str, Expansion] = {
     "Acos": trigonometry.acos,
     "Acosh": trigonometry.acosh,
+    "AffineGrid": affine_grid,
     "And": logic.logical_and,
     "Asin": trigonometry.asin,
     "Asinh": trigonometry.asinh,
@@ -46,6 +50,7 @@ EXPANSIONS: dict[str, Expansion] = {
     "Compress": indexing.compress,
     "ConstantOfShape": indexing.constant_of_shape,
     "Cosh": trigonometry.cosh,
+    "DFT": signal.dft,
     "Dropout": activations.dropout,
     "Einsum": einsum,
     "Elu": activations.elu,
@@ -54,6 +59,7 @@ EXPANSIONS: dict[str, Expansion] = {
     "GatherElements": indexing.gather_elements,
     "Gelu": activations.gelu,
     "GlobalLpPool": reductions.global_lp_pool,
+    "GridSample": grid_sample,
     "GroupNormalization": norms.group_normalization,
     "HardSigmoid": activations.hard_sigmoid,
     "HardSwish": activations.hard_swish,
@@ -72,6 +78,7 @@ EXPANSIONS: dict[str, Expansion] = {
     "Min": reductions.minimum,
     "Mish": activations.mish,
     "Mod": logic.mod,
+    "NegativeLogLikelihoodLoss": losses.negative_log_likelihood,
     "Or": logic.logical_or,
     "PRelu": activations.prelu,
     "RMSNormalization": norms.rms_normalization,
@@ -84,12 +91,14 @@ EXPANSIONS: dict[str, Expansion] = {
     "ReduceSumSquare": reductions.reduce_sum_square,
     "Resize": resize,
     "ReverseSequence": indexing.reverse_sequence,
+    "STFT": signal.stft,
     "ScatterElements": indexing.scatter_elements,
     "Selu": activations.selu,
     "Shape": indexing.shape_of,
     "Shrink": activations.shrink,
     "Sinh": trigonometry.sinh,
     "Size": indexing.size,
+    "SoftmaxCrossEntropyLoss": losses.softmax_cross_entropy,
     "Softplus": activations.softplus,
     "Softsign": activations.softsign,
     "Sum": reductions.variadic_sum,
@@ -105,7 +114,7 @@ ALTERNATIVES: dict[str, Expansion] = {
 }
 """Second spellings of ops in the table, by the name to ask for them: a Min of three is two of two, not a negated Max."""
 
-WHOLE = frozenset({"Dropout", "LayerNormalization"})
+WHOLE = frozenset({"Dropout", "LayerNormalization", "SoftmaxCrossEntropyLoss"})
 """Ops whose expansion computes every output, not only the first."""
 
 

@@ -106,14 +106,14 @@ def positions(node: ir.Node, axis: Axis, dtype: type[np.floating[Any]]) -> Array
     at, scale, half = np.arange(axis.out, dtype=dtype), dtype(axis.scale), dtype(0.5)
     last = dtype(axis.size - 1)
     if mode == "align_corners":
-        return at * last / dtype(axis.out - 1) if axis.out > 1 else np.zeros(1, dtype)
+        return np.asarray(at * last / dtype(axis.out - 1) if axis.out > 1 else np.zeros(1, dtype))
     if mode == "asymmetric":
-        return at / scale
+        return np.asarray(at / scale)
     if mode == "tf_crop_and_resize":
         start, end = dtype(axis.roi[0]), dtype(axis.roi[1])
         if axis.out == 1:
             return np.full(1, half * (start + end) * last, dtype)
-        return start * last + at * (end - start) * last / dtype(axis.out - 1)
+        return np.asarray(start * last + at * (end - start) * last / dtype(axis.out - 1))
     if mode == "pytorch_half_pixel" and axis.out == 1:
         return np.zeros(1, dtype)
     centred = (at + half) / scale - half
