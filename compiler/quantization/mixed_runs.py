@@ -155,7 +155,7 @@ class Trials:
 
     def widenable(self) -> tuple[frozenset[str], str]:
         """Nodes that can have 16-bit activations on this target, and their element type."""
-        from edgec.passes.quantize.plan import wide_nodes, wide_scheme
+        from edgec.quantization.wide import wide_nodes, wide_scheme
 
         _, record = self.quantize(frozenset())
         other = wide_scheme(record.scheme) if record is not None else None

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgec.graph import Graph, constant, ir, is_constant, static_shape
 from edgec.quantization.params import limits
+from edgec.quantization.wide import wide_scheme
 from edgec.specs.conditions import Setting, applies
 from edgec.specs.scheme import Fixed, OpRule, QuantKind, Scheme
 from edgec.units import Units, find_units
@@ -441,21 +442,6 @@ class _Kernel:
 
     main: ir.Node
     nodes: tuple[ir.Node, ...]
-
-
-def wide_scheme(scheme: Scheme) -> Scheme | None:
-    """The scheme of the layers that get more bits; None where the target has none."""
-    from edgec.specs.schema import builtin_scheme
-
-    return builtin_scheme(scheme.wide.scheme) if scheme.wide is not None else None
-
-
-def wide_nodes(graph: Graph, scheme: Scheme, setting: Setting) -> frozenset[str]:
-    """Names of the nodes that could get more bits by `scheme.wide`."""
-    other = wide_scheme(scheme)
-    if other is None:
-        return frozenset()
-    return frozenset(node_name(n) for n in graph.model.graph if scheme.rule(n, setting) and other.rule(n, setting))
 
 
 def _names(node: ir.Node) -> set[str | None]:
