@@ -1,0 +1,146 @@
+"""Which nodes of a Q/DQ graph become integer kernels, what they take in, and why the others stay in float."""
+
+from __future__ import annotations
+
+from edgec.graph import Graph, ir
+from edgec.infer import infer_shapes
+from edgec.passes.prepare.constants_to_initializers import ConstantsToInitializers
+from edgec.pipeline import PassManager
+from edgec.targets.tflite import ops
+from edgec.targets.tflite.absorb import Forms, absorb
+from edgec.targets.tflite.lower import LoweredModel, LowerOptions, lower
+from edgec.targets.tflite.rules import RULES
+
+ops.load()
+
+HEAD = '<ir_version: 10, opset_import: ["" : 24]> g '
+CONSTANTS = """
+    s = Constant<value = float {0.1}>() z = Constant<value = int8 {3}>()
+    s2 = Constant<value = float {0.05}>() z2 = Constant<value = int8 {-128}>()
+    wq = Constant<value = int8[2,2,1,1] {1, 2, 3, 4}>() ws = Constant<value = float[2] {0.5, 0.25}>()
+    wz = Constant<value = int8[2] {0, 0}>() w = DequantizeLinear<axis=0>(wq, ws, wz)
+"""
+
+
+def graph(body: str, outputs: str = "float[1,2,4,4] y", inputs: str = "float[1,2,4,4] x") -> Graph:
+    g = Graph.from_text(f"{HEAD}({inputs}) => ({outputs}) {{ {CONSTANTS} {body} }}")
+    PassManager([ConstantsToInitializers()]).run(g)
+    infer_shapes(g)
+    g.remove_dead()
+    return g
+
+
+def named(g: Graph, op: str) -> ir.Node:
+    return next(n for n in g.model.graph if n.op_type == op)
+
+
+def forms(g: Graph) -> Forms:
+    return absorb(g, RULES)
+
+
+def ops_of(m: LoweredModel) -> list[str]:
+    return [o.op for o in m.model.main.operators]
+
+
+IN = "xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z)"
+OUT = "yq = QuantizeLinear(a, s2, z2) y = DequantizeLinear(yq, s2, z2)"
+
+
+def test_a_convolution_between_pairs_is_an_integer_kernel() -> None:
+    g = graph(f"{IN} a = Conv(xd, w) {OUT}")
+    assert forms(g).integer == {named(g, "Conv"): "int8"}
+    m = lower(g, LowerOptions(io_layout="nhwc", io_dtype="integer"))
+    assert ops_of(m) == ["CONV_2D"]
+    conv = m.model.main.operators[0]
+    assert [t.dtype for t in conv.inputs if t is not None] == ["int8", "int8", "int32"]
+    assert conv.outputs[0].quant is not None
+    assert conv.outputs[0].quant.zero_point.tolist() == [-128]
+
+
+def test_the_activation_goes_into_the_kernel() -> None:
+    g = graph(f"{IN} c = Conv(xd, w) a = Relu(c) {OUT}")
+    found = forms(g)
+    assert found.fused[named(g, "Conv")].activation == "RELU"
+    assert found.inside == {named(g, "Relu")}
+    assert found.integer == {named(g, "Conv"): "int8"}
+
+
+def test_a_clip_that_the_stored_range_does_already_is_nothing() -> None:
+    # Stored reals are -6.4 .. 6.35 at scale 0.05, zero point 0; the Clip's limits are wider.
+    body = """lo = Constant<value = float {-10.0}>() hi = Constant<value = float {10.0}>() z0 = Constant<value = int8 {0}>()
+        c = Conv(xd, w) a = Clip(c, lo, hi) yq = QuantizeLinear(a, s2, z0) y = DequantizeLinear(yq, s2, z0)"""
+    g = graph(f"{IN} {body}")
+    assert forms(g).fused[named(g, "Conv")].activation == "RANGE"
+    assert ops_of(lower(g, LowerOptions("nhwc", "integer"))) == ["CONV_2D"]
+
+
+def test_a_clip_narrower_than_the_stored_range_is_kept() -> None:
+    body = """lo = Constant<value = float {-1.5}>() hi = Constant<value = float {2.0}>() z0 = Constant<value = int8 {0}>()
+        c = Conv(xd, w) a = Clip(c, lo, hi) yq = QuantizeLinear(a, s2, z0) y = DequantizeLinear(yq, s2, z0)"""
+    g = graph(f"{IN} {body}")
+    found = forms(g)
+    assert named(g, "Conv") not in found.fused
+    assert "read in float" in found.why_float[named(g, "Conv")]
+    assert {"MINIMUM", "MAXIMUM"} <= set(ops_of(lower(g)))
+
+
+def test_an_output_read_in_float_too_leaves_the_node_in_float() -> None:
+    g = graph(f"{IN} a = Conv(xd, w) {OUT} b = Relu(a)", outputs="float[1,2,4,4] y, float[1,2,4,4] b")
+    found = forms(g)
+    assert not found.integer
+    assert "read in float" in found.why_float[named(g, "Conv")]
+    assert "DEQUANTIZE" in ops_of(lower(g))
+
+
+def test_a_pooling_keeps_its_scale_and_is_rescaled_behind() -> None:
+    g = graph(f"{IN} a = MaxPool<kernel_shape=[1,1]>(xd) {OUT}")
+    m = lower(g, LowerOptions("nhwc", "integer"))
+    assert ops_of(m) == ["MAX_POOL_2D", "QUANTIZE"]
+    pool = m.model.main.operators[0]
+    assert pool.inputs[0] is not None
+    assert pool.inputs[0].quant is not None
+    assert pool.inputs[0].quant.same(pool.outputs[0].quant)
+
+
+def test_a_sigmoid_has_the_scale_its_kernel_has() -> None:
+    g = graph(f"{IN} a = Sigmoid(xd) {OUT}")
+    m = lower(g, LowerOptions("nhwc", "integer"))
+    assert ops_of(m) == ["LOGISTIC", "QUANTIZE"]
+    quant = m.model.main.operators[0].outputs[0].quant
+    assert quant is not None
+    assert (float(quant.scale[0]), int(quant.zero_point[0])) == (1 / 256, -128)
+
+
+def test_concatenated_values_are_rescaled_to_the_output() -> None:
+    body = f"{IN} b = Relu(xd) bq = QuantizeLinear(b, s2, z2) bd = DequantizeLinear(bq, s2, z2) a = Concat<axis=1>(xd, bd) {OUT}"
+    g = graph(body, outputs="float[1,4,4,4] y")
+    m = lower(g, LowerOptions("nhwc", "integer"))
+    assert ops_of(m) == ["RELU", "QUANTIZE", "CONCATENATION"]
+    concat = m.model.main.operators[-1]
+    assert all(t is not None and t.quant is not None and t.quant.same(concat.outputs[0].quant) for t in concat.inputs)
+
+
+def test_a_second_quantisation_is_one_rescaling() -> None:
+    g = graph(f"{IN} q2 = QuantizeLinear(xd, s2, z2) y = DequantizeLinear(q2, s2, z2)")
+    assert ops_of(lower(g, LowerOptions("nhwc", "integer"))) == ["QUANTIZE"]
+
+
+def test_per_channel_activations_stay_in_float() -> None:
+    body = """sc = Constant<value = float[2] {0.1, 0.2}>() zc = Constant<value = int8[2] {0, 0}>()
+        xq = QuantizeLinear<axis=1>(x, sc, zc) xd = DequantizeLinear<axis=1>(xq, sc, zc) a = Relu(xd)"""
+    g = graph(f"{body} {OUT}")
+    assert "for each channel" in forms(g).why_float[named(g, "Relu")]
+
+
+def test_an_op_without_integer_kernel_says_so() -> None:
+    g = graph(f"{IN} a = Sin(xd) {OUT}")
+    assert forms(g).why_float[named(g, "Sin")] == "Sin has no integer kernel"
+    assert ops_of(lower(g)) == ["QUANTIZE", "DEQUANTIZE", "SIN", "QUANTIZE", "DEQUANTIZE"]
+
+
+def test_names_of_the_model_survive() -> None:
+    g = graph(f"{IN} a = Conv(xd, w) {OUT}")
+    m = lower(g)
+    assert [t.name for t in m.model.main.inputs] == ["x"]
+    assert [t.name for t in m.model.main.outputs] == ["y"]
+    assert "a" in {t.name for t in m.model.main.tensors()}
