@@ -1,7 +1,7 @@
 """Convolutions and pools over one axis as those over two, the first of them 1 long.
 
-The input gets an axis (Unsqueeze), the output loses it (Squeeze); neighbouring pairs of the two cancel in
-`eliminate-noops`. A quantised layer is turned as a whole: the axis is put in front of the DequantizeLinear of its input and
+The input gets an axis (Unsqueeze), the output, behind its activation, loses it (Squeeze); neighbouring pairs of the two
+cancel, and a residual Add comes before the Squeeze. A quantised layer is turned as a whole: the axis is put in front of the DequantizeLinear of its input and
 taken off behind the QuantizeLinear of its output, so that the integer kernel stays in one piece. The weights grow the axis in
 place, also where a DequantizeLinear stands before them.
 """
@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgec.graph import attribute, constant, ir
+from edgec.graph import attribute, constant, ir, static_shape
 from edgec.passes.legalize.builders import first_input, optional_input
-from edgec.pattern import Match, P, anyof, rest
+from edgec.pattern import Match, P, anyof, rest, var
 from edgec.pipeline import RewritePass
 from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
 
@@ -94,19 +94,21 @@ def _turned(node: ir.Node, rw: Rewriter) -> ir.Value | Reject:
     return rw.op(node.op_type, *inputs, *node.inputs[2:], attrs=_attributes(node))
 
 
-def _goes_with_quantizer(node: ir.Node) -> bool:
-    """Whether `quantized_layer` will take it: its one reader, behind an activation perhaps, is a QuantizeLinear."""
-    for _ in range(2):
-        y = node.outputs[0]
-        uses = list(y.uses())
-        if len(uses) != 1 or y.is_graph_output() or uses[0].idx != 0:
-            return False
-        node = uses[0].node
-        if node.op_type == "QuantizeLinear" and node.domain == "":
-            return _whole_tensor(node)
-        if node.op_type not in _ACTIVATIONS:
-            return False
-    return False
+def _next(node: ir.Node) -> ir.Node | None:
+    """The one node that reads the output, as its first input."""
+    y = node.outputs[0]
+    uses = list(y.uses())
+    return uses[0].node if len(uses) == 1 and not y.is_graph_output() and uses[0].idx == 0 else None
+
+
+def _goes_with_next(node: ir.Node) -> bool:
+    """Whether the rule of the next node takes this one along: a QuantizeLinear, or a layer's activation."""
+    after = _next(node)
+    if after is None or after.domain:
+        return False
+    if after.op_type == "QuantizeLinear":
+        return _whole_tensor(after)
+    return node.op_type in _LAYERS and after.op_type in _ACTIVATIONS
 
 
 _LAYERS = ("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool")
@@ -130,12 +132,45 @@ def quantized_layer(m: Match, rw: Rewriter) -> Result:
     return _squeeze(rw, rw.op("QuantizeLinear", y, *_parameters(quantize), attrs=quantize.attributes))
 
 
+@rule(_activated)
+def activated_layer(m: Match, rw: Rewriter) -> Result:
+    activation = m.root
+    if _goes_with_next(activation):
+        return Reject("it is turned together with the QuantizeLinear behind it")
+    y = _turned(m.node("layer"), rw)
+    if isinstance(y, Reject):
+        return y
+    return _squeeze(rw, rw.op(activation.op_type, y, *activation.inputs[1:], attrs=activation.attributes))
+
+
 @rule(P.op(*_LAYERS)(rest("in")))
 def conv1d_to_2d(m: Match, rw: Rewriter) -> Result:
-    if _goes_with_quantizer(m.root):
-        return Reject("it is turned together with the QuantizeLinear behind it")
+    if _goes_with_next(m.root):
+        return Reject("it is turned together with the node behind it")
     y = _turned(m.root, rw)
     return y if isinstance(y, Reject) else _squeeze(rw, y)
+
+
+def _added(value: ir.Value | None) -> bool:
+    data = constant(value)
+    return data is not None and [int(a) for a in data.reshape(-1)] == [_AXIS]
+
+
+@rule(P.Unsqueeze(P.Squeeze(var("x"), var("a"), shared_=True), var("b")))
+def added_axis_twice(m: Match, rw: Rewriter) -> Result:
+    if not _added(m.value("a")) or not _added(m.value("b")):
+        return Reject("other axes than the one this pass adds")
+    return m.value("x")
+
+
+@rule(P.Add(P.Squeeze(var("x"), var("a")), P.Squeeze(var("y"), var("b"))))
+def added_axis_under_add(m: Match, rw: Rewriter) -> Result:
+    x, y = m.value("x"), m.value("y")
+    if not _added(m.value("a")) or not _added(m.value("b")):
+        return Reject("other axes than the one this pass adds")
+    if static_shape(x) is None or static_shape(x) != static_shape(y):
+        return Reject("the shapes differ, or are not known")
+    return _squeeze(rw, rw.op("Add", x, y))
 
 
 @dataclass(frozen=True)
@@ -143,4 +178,6 @@ class Conv1dTo2d(RewritePass):
     """No convolution or pool over a single axis."""
 
     name: ClassVar[str] = "conv1d-to-2d"
-    rules: ClassVar[RuleSet] = RuleSet([quantized_layer, conv1d_to_2d])
+    rules: ClassVar[RuleSet] = RuleSet(
+        [quantized_layer, activated_layer, conv1d_to_2d, added_axis_twice, added_axis_under_add]
+    )

@@ -116,10 +116,10 @@ def positions(node: ir.Node, axis: Axis, dtype: type[np.floating[Any]]) -> Array
         return np.asarray(start * last + at * (end - start) * last / dtype(axis.out - 1))
     if mode == "pytorch_half_pixel" and axis.out == 1:
         return np.zeros(1, dtype)
-    centred = (at + half) / scale - half
+    centred: Array = (at + half) / scale - half
     if mode == "half_pixel_symmetric":
         centred = centred + dtype(axis.size / 2 * (1 - axis.out / (axis.scale * axis.size)))
-    return centred
+    return np.asarray(centred)
 
 
 def _outside(node: ir.Node, axis: Axis) -> Array:
