@@ -213,3 +213,7 @@ def _check_options(target: Target, options: Mapping[str, Any]) -> None:
             hint = did_you_mean(name, known, f"its options: {', '.join(known) or 'none'}")
             found.error("EC0103", f"target {target.name} has no option {name!r}", hint=hint)
     found.raise_if_errors()
+    if target.option_type is not None:
+        from edgec.target_options import parse_options
+
+        parse_options(target.option_type, options)

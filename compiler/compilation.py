@@ -87,6 +87,7 @@ class Compilation:
             tell("passes")
             lowered = lower(
                 graph, self.target, self.precision, input_shapes=self.input_shapes, pipeline=self.pipeline, effort=self.effort, accuracy=self.accuracy,
+                options=self.options, preprocess=self.preprocess,
                 calibrate=not self.target.quantises(self.precision or self.target.spec().default_precision, self.options),
                 verify=self.verify, instruments=self.instruments, registry=self.registry, ctx=ctx,
             )  # fmt: skip
@@ -96,7 +97,7 @@ class Compilation:
             notes.raise_if_errors()
         job = EmitJob(
             lowered.precision, workdir, self.toolchains, notes, calibration, checked, self.options, tell, worker,
-            ctx.quantization or None,
+            ctx.quantization or None, self.preprocess, graph.source,
         )  # fmt: skip
         with FloatModel(lowered.reference, lowered.graph, checked) as float_model:
             with clock("emit"):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgec.accuracy import Accuracy, keep_enough, quantize_at
-from edgec.diagnostics import error
 from edgec.graph import Graph
 from edgec.pipeline import Instrument, PassContext, PassManager, PassRecord
 from edgec.plugins import Registry
@@ -16,6 +15,7 @@ from edgec.target import Target
 
 if TYPE_CHECKING:
     from edgec.quantization.mixed import Mixed
+    from edgec.samples import Preprocess
     from edgec.specs.schema import Effort
 
 Verify = Literal["none", "structure", "each"]
@@ -46,6 +46,8 @@ def lower(
     effort: Effort = "medium",
     calibrate: bool = True,
     accuracy: Accuracy | None = None,
+    options: Mapping[str, Any] | None = None,
+    preprocess: Preprocess | None = None,
     verify: Verify = "none",
     instruments: Sequence[Instrument] = (),
     registry: Registry,
@@ -53,17 +55,16 @@ def lower(
 ) -> Lowered:
     """Run the target's pipeline on a copy of `graph`; `graph` itself becomes the reference.
 
+    `options`, `preprocess`: the target's options, and how pixels become inputs; a target may have steps for them.
     `accuracy`: what a quantised result must reach; nodes are then kept in higher precision until it does.
     `calibrate`: False leaves out the passes that need calibration data: enough to see who would run each node.
     """
     spec = target.spec()
-    precision = spec.default_precision if precision is None else precision
-    if precision not in spec.precisions:
-        offered = ", ".join(spec.precisions)
-        raise error("EC0102", f"{target.name} does not offer precision {precision!r}", hint=f"it offers {offered}")
+    precision, _ = spec.precision(precision)
     ctx.target, ctx.precision = spec, precision
     steps = target.pipeline(precision, effort) if pipeline is None else pipeline
     steps = parse_pipeline(steps) if isinstance(steps, str) else list(steps)
+    steps = list(target.prepare(steps, precision, options or {}, preprocess))
     if input_shapes:
         steps = [{"freeze-shapes": {"shapes": list(input_shapes)}}, *steps]
     passes = build_passes(steps, registry.passes())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgec.placement import ActualPlacement, Placement
     from edgec.quantization.record import QuantRecord
     from edgec.recipe import Step
-    from edgec.samples import Samples
+    from edgec.samples import Preprocess, Samples
     from edgec.specs.schema import Effort, TargetSpec
     from edgec.toolchain import ToolchainManager, Worker
 
@@ -80,6 +80,10 @@ class EmitJob:
     """What `warm_up` started."""
     quantization: QuantRecord | None = None
     """What the pass `quantize` did; its `reference` is the graph as it was before. None where it did nothing."""
+    preprocess: Preprocess | None = None
+    """How pixels become what the model takes, where the user said so."""
+    source: str | None = None
+    """The model's file, where it came from one."""
 
     @property
     def logs(self) -> Path:
@@ -112,6 +116,9 @@ class Target(ABC):
     options: ClassVar[Mapping[str, str]] = {}
     """Option -> one line of help: what `--option key=value` takes for this target."""
 
+    option_type: ClassVar[type | None] = None
+    """A frozen dataclass with a field for each of `options` (`edgec.target_options`): wrong values are then told at once."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -124,6 +131,12 @@ class Target(ABC):
     def pipeline(self, precision: str, effort: Effort = "medium") -> Sequence[Step]:
         """The steps that prepare a graph for this target at `precision`."""
         return self.spec().pipeline(precision, effort)
+
+    def prepare(
+        self, steps: Sequence[Step], precision: str, options: Mapping[str, Any], preprocess: Preprocess | None
+    ) -> Sequence[Step]:
+        """The pipeline's steps with what the user's options and preprocessing ask for besides."""
+        return steps
 
     def quantises(self, precision: str, options: Mapping[str, Any]) -> bool:
         """Whether the vendor's tool alone quantises what `emit` gets, as `options` ask: passes that calibrate are left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 from collections.abc import Mapping
@@ -66,8 +67,12 @@ def _value(key: str, value: Any, kind: Any) -> Any:
     if kind is str:
         return str(value)
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = Bytes.parse(str(value)) if kind is Bytes else kind(value)
-    except (TypeError, ValueError):
+        if not math.isfinite(number):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
         what = "a size like 300KB" if kind is Bytes else "a number"
         raise error("EC0463", f"option {key} is {what}, not {value!r}") from None
     if number < 0:

@@ -12,6 +12,7 @@ from edgec.actual_placement import ActualNode, ActualPlacement
 from edgec.diagnostics import EdgecError, Location, error
 from edgec.graph import Graph
 from edgec.target import Artifact, EmitJob
+from edgec.target_options import parse_options
 from edgec.targets.rknn.choice import better, fidelity, figures, summary
 from edgec.targets.rknn.flatbuffer import COMPACT_FORMAT, format_version, read_rknn
 from edgec.targets.rknn.layer_table import LayerTable
@@ -31,7 +32,7 @@ PATIENCE, LEAST_PATIENCE = 5.0, 60.0
 
 def emit(graph: Graph, spec: TargetSpec, job: EmitJob, folder: Path) -> Artifact:
     """Build the `.rknn` file in `folder` and read back what the SDK decided."""
-    options = RknnOptions.parse(job.options)
+    options = parse_options(RknnOptions, job.options)
     toolchain = job.toolchains.ensure("rknn")
     for d in toolchain.diagnostics:
         job.diagnostics.items.append(d)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgec.target import Artifact, EmitJob, Target, log_folder
+from edgec.target_options import parse_options
 from edgec.targets.rknn.options import RknnOptions
 from edgec.targets.rknn.retry import WORKER
 
@@ -27,7 +28,8 @@ class Rknn(Target):
     module loads fast, without onnx and numpy: `warm_up` is called before they are imported.
     """
 
-    options: ClassVar[Mapping[str, str]] = RknnOptions.help()
+    options: ClassVar[Mapping[str, str]] = RknnOptions.HELP
+    option_type = RknnOptions
 
     def warm_up(self, toolchains: ToolchainManager, workdir: Path) -> AbstractContextManager[Worker | None]:
         toolchain = toolchains.installed("rknn")
@@ -36,7 +38,7 @@ class Rknn(Target):
         return toolchain.start(WORKER, workdir=workdir / FOLDER, log=log_folder(workdir) / "rknn.log")
 
     def quantises(self, precision: str, options: Mapping[str, Any]) -> bool:
-        return precision == "int8" and RknnOptions.parse(options).quantizer == "sdk"
+        return precision == "int8" and parse_options(RknnOptions, options).quantizer == "sdk"
 
     def placement(self, graph: Graph, precision: str) -> Placement:
         """Of the graph without its Q/DQ nodes: they say how to compute, and stand between nodes that become one layer."""

@@ -138,7 +138,7 @@ def test_compiling_twice_gives_the_same_manifest_and_artifact(model: Path) -> No
     [
         (["compile", "missing.onnx"], 1, "EC0001"),
         (["compile", "net.onnx", "-t", "rk3558"], 1, "did you mean 'rk3588'?"),
-        (["compile", "net.onnx", "--precision", "int3"], 1, "EC0102"),
+        (["compile", "net.onnx", "--precision", "int3"], 1, "EC0403"),
         (["compile", "net.onnx", "--option", "colour=red"], 1, "EC0103"),
         (["compile", "net.onnx", "-p", "fold-bm"], 1, "did you mean 'fold-bn'?"),
         (["compile", "net.onnx", "-p", "fold-bn,"], 1, "EC0201"),

@@ -161,7 +161,7 @@ def test_a_shape_of_one_input_fixes_symbols_of_others() -> None:
     ("given", "code", "says"),
     [
         ({"target": "rk3589"}, "EC0101", "rk3588"),
-        ({"target": "rk3588", "precision": "fp32"}, "EC0102", "fp16, int8"),
+        ({"target": "rk3588", "precision": "fp32"}, "EC0403", "fp16, int8"),
         ({"options": {"fromat": "ort"}}, "EC0103", "'format'"),
         ({"options": {"format": "tar"}}, "EC0450", "tar"),
         ({"target": "rk3588", "options": {"quantized_algorithmn": "normal"}}, "EC0103", "quantized-algorithm"),
