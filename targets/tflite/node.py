@@ -11,7 +11,7 @@ import numpy as np
 from edgec.graph import attribute, ir, is_constant
 from edgec.targets.tflite.absorb import Fused, Q, params, stored_value
 from edgec.targets.tflite.layout import NodeLayout
-from edgec.targets.tflite.model import Array, Operator, Quant, Tensor
+from edgec.targets.tflite.model import DTYPES, Array, Operator, Quant, Tensor
 from edgec.targets.tflite.rules import LoweringRule
 from edgec.targets.tflite.storage import Perm, dropped, moves_nothing, stored
 
@@ -160,11 +160,7 @@ class NodeLowering:
         to = self.rule.via.get(t.dtype)
         if to is None or t.dtype in self.rule.dtypes:
             return t
-        if t.data is not None:
-            return self.builder.constant(t.data.astype(to), f"{t.name}_{to}")
-        return self.emit(
-            "CAST", [t], self.temp(t.shape, to, hint=f"{t.name}_{to}"), in_data_type=t.dtype, out_data_type=to
-        )
+        return self.cast(t, to)
 
     def y(self, k: int = 0) -> Tensor:
         """Output `k`, to be written by the last operator emitted for it."""
@@ -266,8 +262,10 @@ class NodeLowering:
         """CAST to another element type; `t` itself where it has it."""
         if t.dtype == dtype and out is None:
             return t
+        if t.data is not None and out is None:
+            return self.builder.constant(t.data.astype(dtype), f"{t.name}_{dtype}", dtype)
         out = out or self.temp(t.shape, dtype, hint=f"{t.name}_{dtype}")
-        return self.emit("CAST", [t], out, in_data_type=t.dtype, out_data_type=dtype)
+        return self.emit("CAST", [t], out, in_data_type=DTYPES[t.dtype], out_data_type=DTYPES[dtype])
 
     def alias(self, t: Tensor, k: int = 0) -> None:
         """Output `k` is `t`, stored as this node's output is: no operator needed."""

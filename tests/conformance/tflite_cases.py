@@ -1,0 +1,163 @@
+"""Models through the TFLite lowering and LiteRT, many at once, compared with the answers they must give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from edgec.diagnostics import EdgecError
+from edgec.graph import IR_OPSET, Graph
+from edgec.pipeline import Pass, PassContext, PassManager
+from edgec.plugins import Registry
+from edgec.recipe import build_passes
+from edgec.specs.schema import builtin_pipeline
+from edgec.targets.tflite.lower import LoweredModel, lower
+from edgec.targets.tflite.model_runs import Kernels, ModelRun, run_litert
+from edgec.targets.tflite.writer import write
+from edgec.toolchain import Toolchain
+
+Arrays = dict[str, Any]
+Verdict = Literal["pass", "refused", "wrong", "crashed"]
+
+RTOL, ATOL = 1e-4, 1e-5
+HALF = 4e-3
+"""Of models in float16 and bfloat16: we compute in float32, the answers are rounded after each node."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a case. `code`: of the refusal. `ops`: the operators of the file."""
+
+    name: str
+    verdict: Verdict
+    code: str = ""
+    why: str = ""
+    ops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A file to run, its inputs, and the answers."""
+
+    name: str
+    model: bytes
+    ops: tuple[str, ...]
+    feeds: Arrays
+    want: Mapping[str, Any]
+    tolerance: tuple[float, float]
+
+
+@cache
+def legal_passes(pipeline: str = "tflite-fp32") -> list[Pass]:
+    return build_passes(builtin_pipeline(pipeline).steps, Registry().passes())
+
+
+def lowered(graph: Graph) -> LoweredModel:
+    """The graph after the pipeline of the TFLite targets, as TFLite operators. Raises EdgecError."""
+    PassManager(legal_passes()).run(graph, PassContext())
+    return lower(graph)
+
+
+def node_case(name: str, model: onnx.ModelProto, inputs: Sequence[Any], outputs: Sequence[Any]) -> Task | Result:
+    """A node test ready to run, or refused.
+
+    First with every input given at run time; then integers and booleans behind the first input as constants (axes, shapes,
+    indices); then all but the first input, as weights are; so that a case passes in the most general form that works.
+    """
+    inputs, outputs = [_array(a) for a in inputs], [_array(a) for a in outputs]
+    if not all(isinstance(a, np.ndarray | np.generic) for a in (*inputs, *outputs)):
+        return Result(name, "refused", "none", "sequences and optionals")
+    if any(np.asarray(a).dtype.kind in "OSU" for a in (*inputs, *outputs)):
+        return Result(name, "refused", "none", "strings")
+    first = None
+    tried: set[frozenset[str]] = set()
+    for frozen in _constants(model, inputs):
+        if frozen in tried:
+            continue
+        tried.add(frozen)
+        proto, feeds = _freeze(model, inputs, frozen)
+        if not proto.graph.input:
+            continue  # nothing left to run
+        found = _lowered_case(name, proto, feeds, outputs)
+        if isinstance(found, Task):
+            return found
+        first = first or found
+    return first or Result(name, "refused", "none", "no inputs")
+
+
+def _array(a: Any) -> Any:
+    return onnx.numpy_helper.to_array(a) if isinstance(a, onnx.TensorProto) else a
+
+
+def _lowered_case(name: str, proto: onnx.ModelProto, feeds: Arrays, outputs: Sequence[Any]) -> Task | Result:
+    try:
+        graph = Graph.from_proto(proto)
+        done = lowered(graph)
+    except EdgecError as e:
+        d = e.diagnostics[0]
+        return Result(name, "refused", d.code, d.message)
+    want = dict(zip((v.name for v in proto.graph.output), outputs, strict=True))
+    kinds = {np.asarray(a).dtype.name for a in (*feeds.values(), *outputs)}
+    rough = HALF if kinds & {"float16", "bfloat16"} else 0
+    ops = tuple(o.op for o in done.model.main.operators)
+    return Task(name, write(done.model), ops, feeds, want, (max(RTOL, rough), max(ATOL, rough)))
+
+
+def _constants(model: onnx.ModelProto, inputs: Sequence[Any]) -> Iterator[frozenset[str]]:
+    names = [v.name for v in model.graph.input]
+    yield frozenset()
+    yield frozenset(n for i, (n, a) in enumerate(zip(names, inputs, strict=True)) if i and np.asarray(a).dtype.kind in "iub")
+    yield frozenset(names[1:])
+    if len(names) > 1:
+        yield frozenset([names[0], *names[2:]])
+
+
+def _freeze(model: onnx.ModelProto, inputs: Sequence[Any], names: frozenset[str]) -> tuple[onnx.ModelProto, Arrays]:
+    """The case in the IR's opset, with the inputs named as initializers; and what is left to feed."""
+    proto = onnx.ModelProto.FromString(model.SerializeToString())
+    for o in proto.opset_import:
+        if o.domain in ("", "ai.onnx") and o.version > IR_OPSET:
+            o.version = IR_OPSET
+    feeds: Arrays = {}
+    for v, a in zip(list(proto.graph.input), inputs, strict=True):
+        if v.name in names:
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(a), v.name))
+            proto.graph.input.remove(v)
+        else:
+            feeds[v.name] = np.asarray(a)
+    return proto, feeds
+
+
+def run_all(tasks: Sequence[Task], litert: Toolchain, folder: Path, kernels: Kernels = "xnnpack") -> list[Result]:
+    """Every file in LiteRT, compared."""
+    runs = [ModelRun(t.model, [t.feeds]) for t in tasks]
+    outcomes = run_litert(litert, runs, folder=folder, kernels=kernels, seconds=60)
+    results = []
+    for t, o in zip(tasks, outcomes, strict=True):
+        if o.status != "ok":
+            results.append(Result(t.name, "crashed", "", f"{o.status} at {o.step}: {o.message[:300]} {o.signal or ''}", t.ops))
+            continue
+        wrong = [f"{n}: {d}" for n, w in t.want.items() if (d := differs(w, o.outputs[0].get(n), *t.tolerance))]
+        results.append(Result(t.name, "wrong" if wrong else "pass", "", "; ".join(wrong), t.ops))
+    return results
+
+
+def differs(want: Any, got: Any, rtol: float, atol: float) -> str | None:
+    """What is wrong with an answer, or None."""
+    if got is None:
+        return "missing"
+    a, b = np.asarray(want), np.asarray(got)
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return f"{b.dtype}{list(b.shape)} instead of {a.dtype}{list(a.shape)}"
+    if a.dtype.kind in "fV" or a.dtype.name == "bfloat16":
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        with np.errstate(all="ignore"):
+            same = np.isclose(b, a, rtol=rtol, atol=atol, equal_nan=True)
+            return None if same.all() else f"values differ by up to {np.nanmax(np.abs(b - a)):.3g}"
+    return None if np.array_equal(a, b) else "values differ"
