@@ -170,3 +170,73 @@ def center_crop_pad(node: ir.Node, rw: Rewriter) -> Result:
     if any(pads):
         y = rw.op("Pad", y, rw.const(np.array(pads, np.int64), "pads"), rw.scalar(0, x, "zero"))
     return rw.op("Identity", y) if y is x else y
+
+
+def col2im(node: ir.Node, rw: Rewriter) -> Result:
+    """Every element added where its block puts it: a ScatterND that adds, at constant positions, then the pads cut off."""
+    x, shape = _x(node), static_shape(node.inputs[0])
+    image, block = constant(node.inputs[1]), constant(node.inputs[2])
+    if shape is None or image is None or block is None or x.dtype is None:
+        return Reject("the shapes are not known at compile time")
+    rank = len(image)
+    strides, dilations = (attribute(node, k) or [1] * rank for k in ("strides", "dilations"))
+    pads = attribute(node, "pads") or [0] * (2 * rank)
+    padded = [int(image[i]) + pads[i] + pads[rank + i] for i in range(rank)]
+    positions = np.zeros((1, 1), np.int64)  # [elements of a block, blocks]: rows of the padded image
+    for i in range(rank):
+        count = (padded[i] - dilations[i] * (int(block[i]) - 1) - 1) // strides[i] + 1
+        along = np.arange(int(block[i]))[:, None] * dilations[i] + np.arange(count)[None, :] * strides[i]
+        size = (positions.shape[0] * along.shape[0], positions.shape[1] * along.shape[1])
+        positions = (positions[:, None, :, None] * padded[i] + along[None, :, None, :]).reshape(size)
+    channels = shape[1] // positions.shape[0]
+    columns = reshape(rw, x, (shape[0] * channels, positions.size))
+    rows = rw.op("Transpose", columns, attrs={"perm": [1, 0]})
+    zeros = rw.const(np.zeros((math.prod(padded), shape[0] * channels), x.dtype.numpy()), "zeros")
+    summed = rw.op(
+        "ScatterND", zeros, rw.const(positions.reshape(-1, 1), "positions"), rows, attrs={"reduction": "add"}
+    )
+    y = reshape(rw, rw.op("Transpose", summed, attrs={"perm": [1, 0]}), (shape[0], channels, *padded))
+    if not any(pads):
+        return y
+    starts = np.array(pads[:rank], np.int64)
+    axes = rw.const(np.arange(2, 2 + rank), "axes")
+    return rw.op("Slice", y, rw.const(starts, "starts"), rw.const(starts + np.array(image, np.int64), "ends"), axes)
+
+
+def cum_sum(node: ir.Node, rw: Rewriter) -> Result:
+    """A product with a constant triangle of ones, along any axis, in either direction, with or without the element."""
+    x, shape, axis = _x(node), static_shape(node.inputs[0]), constant(node.inputs[1])
+    if shape is None or axis is None or x.dtype is None or not shape:
+        return Reject("the length or the axis is not known at compile time")
+    if not x.dtype.is_floating_point():
+        return Reject("MatMul of integers: few runtimes have it")
+    at = int(np.asarray(axis).reshape(-1)[0]) % len(shape)
+    length = shape[at]
+    if length * length > _LARGEST:
+        return Reject(f"the triangle would have {length * length} elements")
+    below = np.tri(length, k=-1 if attribute(node, "exclusive") else 0)
+    triangle = (below.T if attribute(node, "reverse") else below).astype(x.dtype.numpy())
+    flat = reshape(rw, x, (math.prod(shape[:at]), length, math.prod(shape[at + 1 :])))
+    return reshape(rw, rw.op("MatMul", rw.const(triangle, "triangle"), flat), shape)
+
+
+def det(node: ir.Node, rw: Rewriter) -> Result:
+    """Of matrices up to 3 by 3, by the rule of Sarrus."""
+    x, shape = _x(node), static_shape(node.inputs[0])
+    if shape is None:
+        return Reject("the size of the matrix is not known at compile time")
+    n = shape[-1]
+    if not 1 <= n <= 3:
+        return Reject(f"a matrix of {n} by {n} needs an elimination with pivots")
+    flat = reshape(rw, x, (*shape[:-2], n * n))
+    e = [rw.op("Gather", flat, rw.const(np.array(i, np.int64), "element"), attrs={"axis": -1}) for i in range(n * n)]
+
+    def minor(a: int, b: int, c: int, d: int) -> ir.Value:
+        return rw.op("Sub", rw.op("Mul", e[a], e[d]), rw.op("Mul", e[b], e[c]))
+
+    if n == 1:
+        return e[0]
+    if n == 2:
+        return minor(0, 1, 2, 3)
+    first, second = rw.op("Mul", e[0], minor(4, 5, 7, 8)), rw.op("Mul", e[1], minor(3, 5, 6, 8))
+    return rw.op("Add", rw.op("Sub", first, second), rw.op("Mul", e[2], minor(3, 4, 6, 7)))

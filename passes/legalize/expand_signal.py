@@ -11,6 +11,9 @@ from edgec.graph import attribute, constant, ir, static_shape
 from edgec.passes.legalize.builders import first_input, optional_input, reshape
 from edgec.rewrite import Reject, Result, Rewriter
 
+_AXIS_INPUT = 20
+"""From this opset the axis of DFT is an input; before, an attribute whose default is 1."""
+
 _LARGEST = 1 << 24
 """Elements of the matrix above which a transform is left to a kernel that is not quadratic."""
 
@@ -35,7 +38,10 @@ def dft(node: ir.Node, rw: Rewriter) -> Result:
         axis_input is None and optional_input(node, 2) is not None
     ):
         return Reject("the length or the axis is not known at compile time")
-    axis = (int(np.asarray(axis_input).reshape(-1)[0]) if axis_input is not None else -2) % len(shape)
+    given = attribute(node, "axis", _AXIS_INPUT - 1) if rw.opset < _AXIS_INPUT else -2
+    if axis_input is not None:
+        given = int(np.asarray(axis_input).reshape(-1)[0])
+    axis = given % len(shape)
     length = int(np.asarray(wanted).reshape(-1)[0]) if wanted is not None else shape[axis]
     inverse, onesided = bool(attribute(node, "inverse")), bool(attribute(node, "onesided"))
     if inverse and onesided:

@@ -177,3 +177,26 @@ def test_lrn_over_an_even_number_of_channels() -> None:
     x = np.array([1, 2, 3], np.float32).reshape(1, 3, 1, 1)
     want = x.reshape(-1) / (1 + 0.25 * np.array([1 + 4, 4 + 9, 9])) ** 0.75
     np.testing.assert_allclose(run(expand(g, "LRN"), {"x": x})[0].reshape(-1), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("reverse", [0, 1])
+@pytest.mark.parametrize("exclusive", [0, 1])
+def test_cumulative_sum(axis: int, reverse: int, exclusive: int) -> None:
+    body = f"y = CumSum <reverse = {reverse}, exclusive = {exclusive}> (x, a)"
+    g = graph(body, "float[3,4,2] x", "float[3,4,2] y", f"<int64 a = {{{axis}}}>")
+    assert_equivalent(g, expand(g, "CumSum"))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_determinant(n: int) -> None:
+    g = graph("y = Det(x)", f"float[2,{n},{n}] x", "float[2] y")
+    assert_equivalent(g, expand(g, "Det"))
+
+
+def test_windowed_frames() -> None:
+    g = graph(
+        "y = STFT (x, step, w)", "float[1,32] x", "float[1,7,5,2] y",
+        "<int64 step = {4}, float[8] w = {0.1,0.3,0.6,1,1,0.6,0.3,0.1}>",
+    )  # fmt: skip
+    assert_equivalent(g, expand(g, "STFT"))
