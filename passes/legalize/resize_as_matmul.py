@@ -122,7 +122,7 @@ def positions(node: ir.Node, axis: Axis, dtype: type[np.floating[Any]]) -> Array
     return np.asarray(centred)
 
 
-def _outside(node: ir.Node, axis: Axis) -> Array:
+def outside(node: ir.Node, axis: Axis) -> Array:
     """Output positions that lie outside the image and get the extrapolation value."""
     if attribute(node, "coordinate_transformation_mode") != "tf_crop_and_resize":
         return np.zeros(axis.out, bool)
@@ -158,7 +158,7 @@ def weights(node: ir.Node, axis: Axis) -> Array:
     matrix = np.zeros((axis.out, axis.size))
     rows = np.broadcast_to(np.arange(axis.out)[:, None], neighbours.shape)
     np.add.at(matrix, (rows, np.clip(neighbours, 0, axis.size - 1)), share)
-    matrix[_outside(node, axis)] = 0
+    matrix[outside(node, axis)] = 0
     return matrix
 
 
@@ -178,7 +178,8 @@ def _multiply(node: ir.Node, rw: Rewriter, x: ir.Value, axis: Axis) -> ir.Value:
     return reshape(rw, y, (*shape[: axis.index], axis.out, *shape[axis.index + 1 :]))
 
 
-def _gather(node: ir.Node, rw: Rewriter, x: ir.Value, axis: Axis) -> ir.Value:
+def nearest_positions(node: ir.Node, axis: Axis) -> Array:
+    """The element of the input that each output position takes."""
     at = positions(node, axis, np.float32)
     match attribute(node, "nearest_mode"):
         case "floor":
@@ -189,7 +190,11 @@ def _gather(node: ir.Node, rw: Rewriter, x: ir.Value, axis: Axis) -> ir.Value:
             picked = np.floor(at + np.float32(0.5))
         case _:
             picked = np.ceil(at - np.float32(0.5))
-    indices = np.clip(picked.astype(np.int64), 0, axis.size - 1)
+    return np.asarray(np.clip(picked.astype(np.int64), 0, axis.size - 1))
+
+
+def _gather(node: ir.Node, rw: Rewriter, x: ir.Value, axis: Axis) -> ir.Value:
+    indices = nearest_positions(node, axis)
     return rw.op("Gather", x, rw.const(indices, f"{node.outputs[0].name}.axis{axis.index}"), attrs={"axis": axis.index})
 
 
@@ -198,18 +203,18 @@ def _extrapolate(node: ir.Node, rw: Rewriter, y: ir.Value, axes: list[Axis], nea
     shape, value = static_shape(y), attribute(node, "extrapolation_value")
     assert shape is not None  # resized_axes looked
     assert y.dtype is not None
-    outside = np.zeros([1] * len(shape), bool)
+    masked = np.zeros([1] * len(shape), bool)
     for axis in axes:
         along = [1] * len(shape)
         along[axis.index] = axis.out
-        outside = outside | _outside(node, axis).reshape(along)
-    if not outside.any():
+        masked = masked | outside(node, axis).reshape(along)
+    if not masked.any():
         return y
     if nearest:
-        return rw.op("Where", rw.const(outside, "outside"), rw.const(np.asarray(value, y.dtype.numpy()), "value"), y)
+        return rw.op("Where", rw.const(masked, "outside"), rw.const(np.asarray(value, y.dtype.numpy()), "value"), y)
     if not value:
         return y
-    return rw.op("Add", y, rw.const((outside * value).astype(y.dtype.numpy()), "extrapolation"))
+    return rw.op("Add", y, rw.const((masked * value).astype(y.dtype.numpy()), "extrapolation"))
 
 
 def spelling(node: ir.Node) -> str:

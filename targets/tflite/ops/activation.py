@@ -11,6 +11,7 @@ from edgec.targets.tflite.absorb import clip_limits
 from edgec.targets.tflite.layout import Side, Sides
 from edgec.targets.tflite.model import Tensor
 from edgec.targets.tflite.node import NodeLowering
+from edgec.targets.tflite.ops.elementwise import WIDE
 from edgec.targets.tflite.rules import NUMBERS, OWN_SCALE, Quantised, follow_first, lowers
 
 _INT8 = frozenset({"int8"})
@@ -38,10 +39,15 @@ def gelu(n: NodeLowering) -> None:
 
 @lowers("Elu", sides=follow_first)
 def elu(n: NodeLowering) -> None:
-    """No integer kernel: the reference kernels have none (measured)."""
-    if n.attr("alpha") != 1.0:
-        n.refuse("ELU has alpha 1", "expand-composites{ops=[Elu]}")
-    n.emit("ELU", [n.x()], n.y())
+    """No integer kernel: the reference kernels have none (measured). Another alpha than 1 scales the negative half."""
+    x, alpha = n.x(), float(n.attr("alpha"))
+    if alpha == 1.0:
+        n.emit("ELU", [x], n.y())
+        return
+    curve = n.emit("ELU", [x], n.temp(x.shape))
+    scaled = n.emit("MUL", [curve, n.constant(np.float32(alpha))], n.temp(x.shape))
+    above = n.emit("GREATER", [x, n.constant(np.float32(0))], n.temp(x.shape, "bool"))
+    n.emit("SELECT_V2", [above, x, scaled], n.y())
 
 
 _PROBABILITY = {"int8": (1 / 256, -128), "int16": (1 / 32768, 0)}
@@ -75,25 +81,35 @@ def _slopes(node: ir.Node) -> Sides:
 
 
 def _slope_shape(node: ir.Node) -> str | None:
-    shape = static_shape(node.inputs[1])
-    return None if shape is not None else "its slopes have no fixed shape"
+    x, slopes = static_shape(node.inputs[0]), static_shape(node.inputs[1])
+    if x is None or slopes is None:
+        return "its slopes have no fixed shape"
+    return "its slopes differ over the batch" if len(x) == 1 or (len(slopes) == len(x) and slopes[0] != 1) else None
 
 
 @lowers("PRelu", sides=_slopes, quantised=Quantised(inputs=(0, 1), dtypes=_INT8, when=_slope_shape))
 def prelu(n: NodeLowering) -> None:
+    """PRELU takes slopes that are alike for the whole batch; others are multiplied to what is below zero."""
     x, slopes = n.x(), n.operand(1)
-    wanted = tuple(x.shape[1:])
-    if slopes.rank == x.rank:
-        slopes = n.reshape(slopes, slopes.shape[1:]) if slopes.shape[0] == 1 else slopes
-    if slopes.rank != len(wanted) and slopes.rank != 0:
+    if slopes.rank == x.rank and slopes.shape[0] == 1:
+        slopes = n.reshape(slopes, slopes.shape[1:])
+    if slopes.rank < x.rank - 1:
+        slopes = n.reshape(slopes, (1,) * (x.rank - 1 - slopes.rank) + slopes.shape)
+    if x.rank > 1 and slopes.rank == x.rank - 1:
+        n.emit("PRELU", [x, slopes], n.y())
+        return
+    if n.integer:
         n.refuse("slopes for each element of the batch")
-    n.emit("PRELU", [x, n.reshape(slopes, (1,) * len(wanted)) if slopes.rank == 0 else slopes], n.y())
+    zero = n.constant(np.float32(0))
+    below = n.emit("MINIMUM", [x, zero], n.temp(x.shape))
+    scaled = n.emit("MUL", [below, slopes], n.temp(x.shape))
+    n.emit("ADD", [n.emit("RELU", [x], n.temp(x.shape)), scaled], n.y())
 
 
 _NAMED = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1", (0.0, 1.0): "RELU_0_TO_1"}
 
 
-@lowers("Clip", sides=follow_first, dtypes=NUMBERS, quantised=Quantised(inputs=(0,)))
+@lowers("Clip", sides=follow_first, dtypes=NUMBERS, via=WIDE, quantised=Quantised(inputs=(0,)))
 def clip(n: NodeLowering) -> None:
     limits = clip_limits(n.node)
     x = n.x()
@@ -108,8 +124,7 @@ def clip(n: NodeLowering) -> None:
         n.alias(x) if n.builder.is_written(x) else n.reshape(x, x.shape, n.y())
     for k, (op, i) in enumerate(steps):
         out = n.y() if k == len(steps) - 1 else n.temp(x.shape, x.dtype)
-        bound = n.builder.tensor(n.value(i), None)
-        x = n.emit(op, [x, bound], out)
+        x = n.emit(op, [x, n.cast(n.builder.tensor(n.value(i), None), x.dtype)], out)
 
 
 def _limits_something(n: NodeLowering, i: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgec.targets.tflite.node import NodeLowering
+from edgec.targets.tflite.ops.elementwise import WIDE
 from edgec.targets.tflite.rules import NUMBERS, Quantised, follow, lowers
 
 _COMPARE = {
@@ -12,15 +13,14 @@ _COMPARE = {
     "Greater": "GREATER",
     "GreaterOrEqual": "GREATER_EQUAL",
 }
-_SMALL = {"uint8": "int32", "int8": "int32", "int16": "int32", "uint16": "int32"}
 
 
-@lowers("Less", "LessOrEqual", "Greater", "GreaterOrEqual", sides=follow, dtypes=NUMBERS, via=_SMALL)
+@lowers("Less", "LessOrEqual", "Greater", "GreaterOrEqual", sides=follow, dtypes=NUMBERS, via=WIDE)
 def compare(n: NodeLowering) -> None:
     n.emit(_COMPARE[n.node.op_type], [n.operand(0), n.operand(1)], n.y())
 
 
-@lowers("Equal", sides=follow, dtypes=(*NUMBERS, "bool"), via=_SMALL)
+@lowers("Equal", sides=follow, dtypes=(*NUMBERS, "bool"), via=WIDE)
 def equal(n: NodeLowering) -> None:
     n.emit("EQUAL", [n.operand(0), n.operand(1)], n.y())
 

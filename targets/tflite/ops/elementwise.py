@@ -2,52 +2,130 @@
 
 from __future__ import annotations
 
-from edgec.graph import ir
+import numpy as np
+
+from edgec.targets.tflite.model import Tensor
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import NUMBERS, OWN_SCALE, Quantised, follow, lowers
 
 _ARITHMETIC = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL"}
-_SMALL = {"uint8": "int32", "int8": "int32", "int16": "int32", "uint16": "int32"}
+SMALL = {"uint8": "int32", "int8": "int32", "int16": "int32", "uint16": "int32"}
 """Types computed in int32, in which nothing overflows that would not overflow in them; CAST wraps around as ONNX does."""
 
+WIDE = {**SMALL, "uint32": "int64"}
+"""The same for kernels that have int64."""
 
-@lowers(*_ARITHMETIC, sides=follow, dtypes=NUMBERS, via=_SMALL, quantised=OWN_SCALE, activation=True)
+
+@lowers(*_ARITHMETIC, sides=follow, dtypes=NUMBERS, via=WIDE, quantised=OWN_SCALE, activation=True)
 def arithmetic(n: NodeLowering) -> None:
     op = _ARITHMETIC[n.node.op_type]
     n.emit(op, [n.operand(0), n.operand(1)], n.y(), fused_activation_function=n.activation)
 
 
-@lowers("Div", sides=follow, dtypes=("float32", "int32"), via={**_SMALL, "int64": "int32"}, activation=True)
+@lowers("Div", sides=follow, dtypes=("float32", "int32"), via={**SMALL, "int64": "int32"}, activation=True)
 def divide(n: NodeLowering) -> None:
     """LiteRT's int8 DIV gives garbage for some numerators (measured): no integer kernel here."""
     n.emit("DIV", [n.operand(0), n.operand(1)], n.y(), fused_activation_function=n.activation)
 
 
-@lowers("Mod", sides=follow, dtypes=NUMBERS, via=_SMALL)
+@lowers("Mod", sides=follow, dtypes=NUMBERS, via=WIDE)
 def modulo(n: NodeLowering) -> None:
-    if n.attr("fmod", 0):
-        n.refuse("FLOOR_MOD has the sign of the divisor, fmod that of the dividend", "expand-composites{ops=[Mod]}")
-    n.emit("FLOOR_MOD", [n.operand(0), n.operand(1)], n.y())
+    """FLOOR_MOD has the sign of the divisor; with fmod it is that of the dividend: sign(a) (|a| mod |b|), exact."""
+    a, b, y = n.operand(0), n.operand(1), n.y()
+    if not n.attr("fmod", 0):
+        n.emit("FLOOR_MOD", [a, b], y)
+        return
+    rest = n.emit("FLOOR_MOD", [magnitude(n, a), magnitude(n, b)], n.temp(y.shape, a.dtype))
+    back = n.emit("NEG", [rest], n.temp(y.shape, a.dtype))
+    n.emit("SELECT_V2", [negative(n, a), back, rest], y)
+
+
+def magnitude(n: NodeLowering, x: Tensor) -> Tensor:
+    """|x|, also of int64, which ABS does not take."""
+    minus = n.emit("NEG", [x], n.temp(x.shape, x.dtype))
+    return n.emit("MAXIMUM", [x, minus], n.temp(x.shape, x.dtype))
+
+
+def negative(n: NodeLowering, x: Tensor) -> Tensor:
+    """x < 0."""
+    return n.emit("LESS", [x, n.constant(np.zeros((), x.dtype), x.dtype)], n.temp(x.shape, "bool"))
 
 
 @lowers("Pow", sides=follow, dtypes=("float32", "int32"), via={"int64": "int32"})
 def power(n: NodeLowering) -> None:
-    base, exponent = n.operand(0), n.operand(1)
-    n.emit("POW", [base, n.cast(exponent, base.dtype)], n.y())
-
-
-def _two(node: ir.Node) -> str | None:
-    return None if len(node.inputs) == 2 else "it has other than two inputs"
+    """In the type of the base; where only the exponent is a float, in float and truncated, as ONNX does."""
+    base, exponent, y = n.operand(0), n.operand(1), n.y()
+    if base.dtype == "float32" or exponent.dtype != "float32":
+        n.emit("POW", [base, n.cast(exponent, base.dtype)], y)
+        return
+    real = n.emit("POW", [n.cast(base, "float32"), exponent], n.temp(y.shape))
+    n.cast(real, y.dtype, y)
 
 
 _EXTREMES = {"Max": "MAXIMUM", "Min": "MINIMUM"}
 
 
-@lowers(
-    *_EXTREMES, sides=follow, dtypes=(*NUMBERS, "int16"), via={"uint8": "int32", "int8": "int32"},
-    quantised=Quantised("as-output", when=_two),
-)  # fmt: skip
+@lowers(*_EXTREMES, sides=follow, dtypes=(*NUMBERS, "int16"), via={**WIDE}, quantised=Quantised("as-output"))
 def extreme(n: NodeLowering) -> None:
-    if len(n.node.inputs) != 2:
-        n.refuse(f"{n.node.op_type} of {len(n.node.inputs)} inputs", f"expand-composites{{ops=[{n.node.op_type}]}}")
-    n.emit(_EXTREMES[n.node.op_type], [n.operand(0), n.operand(1)], n.y())
+    """Of any number of inputs, two at a time."""
+    op, y, count = _EXTREMES[n.node.op_type], n.y(), len(n.node.inputs)
+    found = n.operand(0)
+    if count == 1:
+        n.reshape(found, y.shape, y)
+    for i in range(1, count):
+        other = n.operand(i)
+        shape = np.broadcast_shapes(found.shape, other.shape)
+        found = n.emit(op, [found, other], y if i == count - 1 else n.temp(shape, y.dtype, y.quant))
+
+
+@lowers("BitwiseXor", sides=follow, dtypes=("int8", "uint8", "int16", "uint16", "int32", "uint32"))
+def bitwise_xor(n: NodeLowering) -> None:
+    n.emit("BITWISE_XOR", [n.operand(0), n.operand(1)], n.y())
+
+
+@lowers("BitwiseNot", sides=follow, dtypes=("int8", "uint8", "int16", "uint16", "int32", "uint32"))
+def bitwise_not(n: NodeLowering) -> None:
+    """All bits turned: exclusive or with all ones."""
+    x = n.operand(0)
+    ones = np.iinfo(x.dtype).max if x.dtype.startswith("u") else -1
+    n.emit("BITWISE_XOR", [x, n.constant(np.asarray(ones, x.dtype), x.dtype)], n.y())
+
+
+_BITS = {"uint8": 8, "int8": 8, "uint16": 16, "int16": 16, "uint32": 32, "int32": 32, "int64": 64}
+
+
+@lowers("BitShift", sides=follow, dtypes=tuple(_BITS))
+def bit_shift(n: NodeLowering) -> None:
+    """RIGHT_SHIFT; to the left a product with a power of two, whose high bits CAST cuts off.
+
+    By as many bits as there are, or a negative number of them, nothing but the sign is left (ONNX operator definition).
+    """
+    x, by, y = n.operand(0), n.operand(1), n.y()
+    width = _BITS[x.dtype]
+    if n.attr("direction") == "RIGHT":
+        if x.dtype == "int64":
+            n.refuse("RIGHT_SHIFT has no int64 kernel")
+        if x.dtype.startswith("u"):
+            n.emit("RIGHT_SHIFT", [x, by], y)
+            return
+        most = n.constant(np.asarray(width - 1, np.int32), "int32")
+        clipped = n.emit("MINIMUM", [_distance(n, by, width - 1), most], n.temp(by.shape, "int32"))
+        n.emit("RIGHT_SHIFT", [x, n.cast(clipped, x.dtype)], y)
+        return
+    distance = _distance(n, by, width)
+    clipped = n.emit("MINIMUM", [distance, n.constant(np.asarray(width, np.int32), "int32")], n.temp(by.shape, "int32"))
+    powers = n.constant([(1 << k) - (1 << 64 if k == 63 else 0) for k in range(width)] + [0], "int64", hint="powers_of_two")
+    factor = n.emit("GATHER", [powers, clipped], n.temp(by.shape, "int64"), axis=0, batch_dims=0)
+    product = n.emit("MUL", [n.cast(x, "int64"), factor], n.temp(y.shape, "int64"))
+    n.cast(product, y.dtype, y if y.dtype != "int64" else None)
+    if y.dtype == "int64":
+        n.alias(product)
+
+
+def _distance(n: NodeLowering, by: Tensor, beyond: int) -> Tensor:
+    """How far to shift, in int32; `beyond` where it is negative."""
+    steps = n.cast(by, "int32")
+    if by.dtype.startswith("u"):
+        return steps
+    far = n.constant(np.asarray(beyond, np.int32), "int32")
+    return n.emit("SELECT_V2", [negative(n, steps), far, steps], n.temp(by.shape, "int32"))

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from edgec.graph import ir, is_constant
+import math
+
+import numpy as np
+
+from edgec.graph import attribute, ir, is_constant, static_shape
 from edgec.targets.tflite.absorb import stored_value
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import Quantised, lowers, raw
 
 
-@lowers("Gemm", sides=raw, quantised=Quantised(inputs=(0,), weights=1, bias=2), activation=True)
+def _plain(node: ir.Node) -> str | None:
+    if attribute(node, "alpha") != 1.0 or (len(node.inputs) > 2 and attribute(node, "beta") != 1.0):
+        return "its alpha or beta is not 1"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    out, shape = static_shape(node.outputs[0]), static_shape(bias)
+    if bias is not None and (out is None or shape not in ((), (1,), (out[1],), (1, out[1]), (1, 1))):
+        return "its bias is no row"
+    return None
+
+
+@lowers("Gemm", sides=raw, quantised=Quantised(inputs=(0,), weights=1, bias=2, when=_plain), activation=True)
 def gemm(n: NodeLowering) -> None:
-    """x w + b by FULLY_CONNECTED, whose weights are [outputs, inputs]."""
-    if n.attr("alpha") != 1.0 or (n.has(2) and n.attr("beta") != 1.0):
-        n.refuse("alpha or beta other than 1", "expand-composites{ops=[Gemm]}")
+    """x w + b by FULLY_CONNECTED, whose weights are [outputs, inputs]; alpha and beta by MUL where they are not 1."""
+    alpha, beta = float(n.attr("alpha")), float(n.attr("beta")) if n.has(2) else 1.0
     x = n.x(0)
     if n.attr("transA"):
         x = n.transpose(x, (1, 0))
-    w = n.weights(1, (0, 1) if n.attr("transB") else (1, 0))
-    if n.has(2) and n.shape(2) not in ((), (1,), (w.shape[0],), (1, w.shape[0]), (1, 1)):
-        product = n.temp(n.y().shape)
-        n.emit("FULLY_CONNECTED", [x, w, n.constant([0.0] * w.shape[0])], product)
-        n.emit("ADD", [product, n.x(2)], n.y(), fused_activation_function=n.activation)
+    w, y = n.weights(1, (0, 1) if n.attr("transB") else (1, 0)), n.y()
+    columns = w.shape[0]
+    bias_shape = n.shape(2) if n.has(2) else (columns,)
+    row = bias_shape in ((columns,), (1, columns)) or (n.is_const(2) and math.prod(bias_shape) == 1)
+    if alpha == 1 and beta == 1 and row:
+        n.emit("FULLY_CONNECTED", [x, w, n.bias(2, x, w, columns)], y, fused_activation_function=n.activation)
         return
-    n.emit("FULLY_CONNECTED", [x, w, n.bias(2, x, w, w.shape[0])], n.y(), fused_activation_function=n.activation)
-
-
-def _kernel(node: ir.Node) -> str | None:
-    return None
+    product = n.emit("FULLY_CONNECTED", [x, w, n.constant([0.0] * columns)], n.temp(y.shape))
+    if alpha != 1:
+        last = {} if n.has(2) else {"fused_activation_function": n.activation}
+        scaled = n.temp(y.shape) if n.has(2) else y
+        product = n.emit("MUL", [product, n.constant(np.float32(alpha))], scaled, **last)
+    if n.has(2):
+        bias = n.x(2)
+        if beta != 1:
+            bias = n.emit("MUL", [bias, n.constant(np.float32(beta))], n.temp(bias.shape))
+        n.emit("ADD", [product, bias], y, fused_activation_function=n.activation)
 
 
 def _constant_matrix(n: NodeLowering) -> bool:
@@ -34,7 +53,7 @@ def _constant_matrix(n: NodeLowering) -> bool:
     return len(n.shape(1)) == 2 and (is_constant(v) or is_constant(stored_value(v))) and len(n.shape(0)) >= 2
 
 
-@lowers("MatMul", sides=raw, quantised=Quantised(inputs=(0, 1), when=_kernel), activation=True, bias=True)
+@lowers("MatMul", sides=raw, quantised=Quantised(inputs=(0, 1)), activation=True, bias=True)
 def matmul(n: NodeLowering) -> None:
     x = n.x(0)
     if _constant_matrix(n):
@@ -54,10 +73,8 @@ def matmul(n: NodeLowering) -> None:
     # Vectors are matrices with one row or column (ONNX: as numpy.matmul).
     left = n.reshape(x, (1, a[0])) if len(a) == 1 else x
     right = n.reshape(y, (b[0], 1)) if len(b) == 1 else y
-    shape = (*n.out_shape()[: max(len(a), len(b)) - 2 if min(len(a), len(b)) == 1 else None],)
     rows = () if len(a) == 1 else (left.shape[-2],)
     batch = n.out_shape()[: len(n.out_shape()) - len(rows) - (0 if len(b) == 1 else 1)]
-    del shape
     whole = (*batch, left.shape[-2], right.shape[-1])
     product = n.emit("BATCH_MATMUL", [left, right], n.temp(whole, out.dtype, out.quant))
     n.reshape(product, out.shape, out)

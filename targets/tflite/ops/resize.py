@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from edgec.graph import attribute, ir
+import math
+
+import numpy as np
+
+from edgec.graph import attribute, ir, static_shape
+from edgec.passes.legalize.resize_as_matmul import Axis, nearest_positions, resized_axes
+from edgec.passes.legalize.resize_as_matmul import outside as outside_region
+from edgec.passes.legalize.resize_as_matmul import weights as matrix_of
+from edgec.rewrite import Reject
+from edgec.targets.reading.resizing import tflite_nearest_indices
 from edgec.targets.tflite.layout import Sides
+from edgec.targets.tflite.model import Array, Tensor
 from edgec.targets.tflite.node import NodeLowering
-from edgec.targets.tflite.rules import SAME_SCALE, last, lowers, raw
+from edgec.targets.tflite.rules import SAME_SCALE, Quantised, last, lowers, raw
 
 _LINEAR = {"half_pixel": (False, True), "align_corners": (True, False), "asymmetric": (False, False)}
+_FLAGS = ((False, False), (False, True), (True, False))
 
 
 def _image(node: ir.Node) -> Sides:
@@ -15,60 +26,95 @@ def _image(node: ir.Node) -> Sides:
     return last(node) if rank == 4 else raw(node)
 
 
-@lowers("Resize", sides=_image, quantised=SAME_SCALE)
-def resize(n: NodeLowering) -> None:
-    """Only what RESIZE_NEAREST_NEIGHBOR and RESIZE_BILINEAR compute exactly; resize-as-matmul says everything else."""
-    shape, out = n.shape(), n.out_shape()
-    if len(shape) != 4 or shape[:2] != out[:2]:
-        n.refuse("other axes than height and width are resized", _HINT)
-    if n.has(1) and n.const(1).size:
-        n.refuse("a region of interest", _HINT)
-    mode, place = n.attr("mode"), n.attr("coordinate_transformation_mode")
-    if n.attr("antialias", 0):
-        n.refuse("antialias", _HINT)
-    if not _scales_fit(n, shape, out):
-        n.refuse("scales that do not follow from the sizes", _HINT)
-    x, y = n.x(), n.y()
-    if mode == "nearest":
-        corners, half = _nearest(n, place, shape, out)
-        n.emit("RESIZE_NEAREST_NEIGHBOR", [x, n.ints(out[2:])], y, align_corners=corners, half_pixel_centers=half)
-        return
-    if mode != "linear":
-        n.refuse(f"mode {mode}", _HINT)
+def _kernel(node: ir.Node) -> tuple[bool, bool] | str:
+    """(align_corners, half_pixel_centers) with which TFLite's kernel computes what ONNX says; else why it does not."""
+    shape, out = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+    mode, place = attribute(node, "mode"), attribute(node, "coordinate_transformation_mode")
+    axes = resized_axes(node)
+    if shape is None or out is None or isinstance(axes, Reject):
+        return axes.reason if isinstance(axes, Reject) else "its size is not known"
+    if len(shape) != 4 or shape[:2] != out[:2] or any(a.index < 2 for a in axes):
+        return "other axes than height and width are resized"
+    if mode == "nearest" and place != "tf_crop_and_resize":
+        return _nearest(node, axes, shape, out)
+    if mode != "linear" or place == "tf_crop_and_resize" or attribute(node, "antialias"):
+        return f"TFLite has no {mode} interpolation by {place}{' with antialias' * bool(attribute(node, 'antialias'))}"
+    if any(abs(a.out - a.size * a.scale) >= 1e-4 * max(a.out, 1) for a in axes):
+        return "its scales do not follow from the sizes"
     if place == "pytorch_half_pixel" and min(out[2:]) > 1:
         place = "half_pixel"
-    if place not in _LINEAR:
-        n.refuse(f"coordinate_transformation_mode {place}", _HINT)
-    corners, half = _LINEAR[place]
-    if corners and min(out[2:]) == 1:
-        n.refuse("align_corners to a single element", _HINT)
-    n.emit("RESIZE_BILINEAR", [x, n.ints(out[2:])], y, align_corners=corners, half_pixel_centers=half)
+    if place not in _LINEAR or (place == "align_corners" and min(out[2:]) == 1):
+        return f"TFLite has no linear interpolation by {place}"
+    return _LINEAR[place]
 
 
-_HINT = "the pass resize-as-matmul says it with interpolation matrices"
-
-
-def _scales_fit(n: NodeLowering, shape: tuple[int, ...], out: tuple[int, ...]) -> bool:
-    """TFLite takes the scale from the sizes; ONNX may give another that leads to the same sizes."""
-    if not n.has(2) or not n.const(2).size:
-        return True
-    scales = n.const(2).reshape(-1)
-    return len(scales) == 4 and all(
-        abs(o - s * f) < 1e-4 * max(o, 1) for s, o, f in zip(shape, out, scales, strict=True)
-    )
-
-
-def _nearest(n: NodeLowering, place: str, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[bool, bool]:
-    """(align_corners, half_pixel_centers) that pick the elements ONNX picks, compared position by position."""
-    from edgec.targets.reading.resizing import nearest_indices, tflite_nearest_indices
-
-    for flags in ((False, False), (False, True), (True, False)):
-        if all(
-            nearest_indices(size, to, place, n.attr("nearest_mode")) == tflite_nearest_indices(size, to, *flags)
-            for size, to in zip(shape[2:], out[2:], strict=True)
-        ):
+def _nearest(node: ir.Node, axes: list[Axis], shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[bool, bool] | str:
+    """The flags that pick the elements ONNX picks, compared position by position."""
+    wanted = {a.index: nearest_positions(node, a).tolist() for a in axes}
+    for flags in _FLAGS:
+        picked = {a: tflite_nearest_indices(shape[a], out[a], *flags) for a in (2, 3)}
+        if all(wanted.get(a, list(range(shape[a]))) == picked[a] for a in (2, 3)):
             return flags
-    return n.refuse(f"nearest with {place} and {n.attr('nearest_mode')} picks other elements than TFLite can", _HINT)
+    return "TFLite's nearest neighbours are others"
+
+
+def _no_kernel(node: ir.Node) -> str | None:
+    found = _kernel(node)
+    return found if isinstance(found, str) else None
+
+
+@lowers("Resize", sides=_image, quantised=Quantised("same", inputs=(0,), when=_no_kernel))
+def resize(n: NodeLowering) -> None:
+    """RESIZE_NEAREST_NEIGHBOR and RESIZE_BILINEAR where they compute exactly this; else a GATHER or a product with a
+    constant matrix for each axis."""
+    flags = _kernel(n.node)
+    x, y, out = n.x(), n.y(), n.out_shape()
+    if not isinstance(flags, str):
+        op = "RESIZE_NEAREST_NEIGHBOR" if n.attr("mode") == "nearest" else "RESIZE_BILINEAR"
+        n.emit(op, [x, n.ints(out[2:])], y, align_corners=flags[0], half_pixel_centers=flags[1])
+        return
+    axes = resized_axes(n.node)
+    if isinstance(axes, Reject):
+        n.refuse(axes.reason)
+    nearest = n.attr("mode") == "nearest"
+    for a in sorted(axes, key=lambda a: a.out / a.size):
+        at = n.axis(a.index)
+        x = _picked(n, x, at, nearest_positions(n.node, a)) if nearest else _product(n, x, at, matrix_of(n.node, a))
+    x = _extrapolated(n, x, axes)
+    n.reshape(x, y.shape, y) if not n.builder.is_written(x) else n.alias(x)
+
+
+def _picked(n: NodeLowering, x: Tensor, axis: int, places: Array) -> Tensor:
+    out = n.temp((*x.shape[:axis], len(places), *x.shape[axis + 1 :]), x.dtype)
+    return n.emit("GATHER", [x, n.constant(places, "int32", hint="nearest")], out, axis=axis, batch_dims=0)
+
+
+def _product(n: NodeLowering, x: Tensor, axis: int, matrix: Array) -> Tensor:
+    """The matrix [output size, input size] times one axis of x."""
+    rows, size = matrix.shape
+    shape = (*x.shape[:axis], rows, *x.shape[axis + 1 :])
+    if axis == x.rank - 1:
+        flat = n.reshape(x, (math.prod(x.shape[:axis]), size))
+        weights, bias = n.constant(matrix, hint="interpolation"), n.constant(np.zeros(rows, np.float32))
+        return n.reshape(n.emit("FULLY_CONNECTED", [flat, weights, bias], n.temp((flat.shape[0], rows))), shape)
+    before, after = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    flat = n.reshape(x, (before, size, after))
+    weights = n.constant(np.broadcast_to(matrix, (before, rows, size)) if before > 1 else matrix[None], hint="interpolation")
+    return n.reshape(n.emit("BATCH_MATMUL", [weights, flat], n.temp((before, rows, after))), shape)
+
+
+def _extrapolated(n: NodeLowering, x: Tensor, axes: list[Axis]) -> Tensor:
+    """What lies outside the region of interest has the extrapolation value."""
+    outside = np.zeros([1] * x.rank, bool)
+    for a in axes:
+        along = [1] * x.rank
+        along[n.axis(a.index)] = a.out
+        outside = outside | outside_region(n.node, a).reshape(along)
+    if not outside.any():
+        return x
+    mask = n.constant(np.broadcast_to(outside, x.shape), "bool", hint="outside")
+    value = n.constant(np.asarray(n.attr("extrapolation_value"), x.dtype), x.dtype)
+    return n.emit("SELECT_V2", [mask, value, x], n.temp(x.shape, x.dtype))
 
 
 @lowers("DepthToSpace", sides=last, quantised=SAME_SCALE)

@@ -17,6 +17,8 @@ def regroup(n: NodeLowering) -> None:
 def identity(n: NodeLowering) -> None:
     if n.has_output(1):
         n.refuse("the mask of a Dropout")
+    if n.has(2) and (not n.is_const(2) or bool(n.const(2))):
+        n.refuse("a Dropout in training mode draws random numbers", "export the model for inference")
     n.reshape(n.x(), n.y().shape, n.y())
 
 
