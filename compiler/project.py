@@ -30,6 +30,12 @@ from edgec.specs import yaml_file
 
 Text = Annotated[str, Field(min_length=1)]
 
+_TARGET_OPTIONS = ("io_layout", "io_dtype", "flash", "ram")
+"""Settings that are options of targets."""
+
+_FILE_OPTIONS = ("labels",)
+"""Options of targets that are paths."""
+
 
 class _Settings(BaseModel):
     """What may stand at the top and in each target."""
@@ -47,6 +53,10 @@ class _Settings(BaseModel):
     pipeline: Text | tuple[str | dict[str, JsonValue], ...] | None = Field(
         None, description="passes to run instead of the target's own"
     )
+    io_layout: Text | None = Field(None, description="option io-layout of targets that have it: keep or nhwc")
+    io_dtype: Text | None = Field(None, description="option io-dtype of targets that have it: float, integer or uint8")
+    flash: Text | int | None = Field(None, description="option flash of targets that have it: 300KB")
+    ram: Text | int | None = Field(None, description="option ram of targets that have it: 80KB")
     no_fallback: bool | None = Field(None, description="a node off the accelerator is an error")
     effort: Literal["low", "medium", "high"] | None = Field(None, description="time spent on accuracy")
     min_sqnr: float | None = Field(None, description="dB every output must reach against the float model")
@@ -146,13 +156,16 @@ class Project:
         pipeline = self._setting(target, "pipeline")
         if pipeline is not None:
             found["pipeline"] = pipeline if isinstance(pipeline, str) else list(pipeline)
+        options = {name.replace("_", "-"): self._setting(target, name) for name in _TARGET_OPTIONS}
+        options = {k: v for k, v in options.items() if v is not None} | target.options
+        options |= {k: str(self._path(str(v))) for k, v in options.items() if k in _FILE_OPTIONS}
         return {
             "model": self._path(self.file.model),
             "target": target.name,
             **({"precision": target.precision} if target.precision is not None else {}),
             "output": self.output(target),
             **({"input_shapes": [f"{k}={_shape(v)}" for k, v in shapes.items()]} if shapes else {}),
-            **({"options": dict(target.options)} if target.options else {}),
+            **({"options": options} if options else {}),
             **{k: v for k, v in found.items() if v is not None},
         }
 

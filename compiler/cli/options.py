@@ -48,6 +48,27 @@ TargetOptions = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="KEY=VALUE", help="An option of the target; `edgec targets NAME` lists them."),
 ]
+IoLayout = Annotated[
+    str | None,
+    typer.Option(
+        "--io-layout",
+        metavar="keep|nhwc",
+        help="Images at the artifact's interface: the model's order, or channels last.",
+    ),
+]
+IoDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--io-dtype", metavar="float|integer|uint8", help="What a quantised artifact takes and gives; default float."
+    ),
+]
+Flash = Annotated[
+    str | None, typer.Option("--flash", metavar="300KB", help="Budget for code and weights; more is an error.")
+]
+Ram = Annotated[
+    str | None,
+    typer.Option("--ram", metavar="80KB", help="Budget for activations (the tensor arena); more is an error."),
+]
 NoFallback = Annotated[bool, typer.Option("--no-fallback", help="A node off the accelerator is an error.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Install no toolchain.")]
 ToolchainPath = Annotated[
@@ -107,6 +128,19 @@ def pairs(given: list[str] | None, option: str, what: str = "KEY=VALUE") -> dict
         if key in out:
             raise typer.BadParameter(f"{key!r} is given twice", param_hint=option)
         out[key] = value
+    return out
+
+
+def target_options(option: list[str] | None, **flags: str | None) -> dict[str, str]:
+    """What --option gives, and the options of targets that have a flag of their own (`io_layout`: --io-layout)."""
+    out = pairs(option, "--option")
+    for name, value in flags.items():
+        if value is None:
+            continue
+        flag = name.replace("_", "-")
+        if flag in out or name in out:
+            raise typer.BadParameter("--option gives it too", param_hint=f"--{flag}")
+        out[flag] = value
     return out
 
 

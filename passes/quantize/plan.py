@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgec.graph import Graph, constant, ir, is_constant, static_shape
+from edgec.quantization.marks import is_float, known_range
 from edgec.quantization.params import limits
 from edgec.quantization.wide import wide_scheme
 from edgec.specs.conditions import Setting, applies
@@ -232,7 +233,7 @@ class _Planner:
 
     def _rule(self, kernel: _Kernel) -> OpRule | None:
         rule = self.scheme.rule(kernel.main, self.setting)
-        if rule is None:
+        if rule is None or any(is_float(n) for n in kernel.nodes):
             return None
         for node in kernel.nodes:
             for name in _names(node):
@@ -420,7 +421,7 @@ class _Planner:
     def _site(self, v: ir.Value, kind: QuantKind) -> ActivationSite:
         name = v.name or ""
         if name not in self.made.activations:
-            self.made.activations[name] = ActivationSite(kind, len(self.made.activations))
+            self.made.activations[name] = ActivationSite(kind, len(self.made.activations), range=known_range(v))
         return self.made.activations[name]
 
     def _weight(self, node: ir.Node, rule: OpRule) -> None:

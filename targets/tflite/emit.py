@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgec.actual_placement import ActualNode, ActualPlacement
 from edgec.diagnostics import Location
-from edgec.graph import Graph, static_shape
+from edgec.graph import Graph
+from edgec.passes.legalize.fold_preprocess import folded, strip
 from edgec.target import Artifact, EmitJob
 from edgec.target_options import parse_options
-from edgec.targets.tflite.endpoints import Endpoint, Interface
+from edgec.targets.tflite.endpoints import Interface
 from edgec.targets.tflite.halve import halve_weights
-from edgec.targets.tflite.lower import LoweredModel, LowerOptions, Port, lower
+from edgec.targets.tflite.lower import IoDtype, LoweredModel, LowerOptions, lower
+from edgec.targets.tflite.metadata import ModelInfo, associated_files, metadata
 from edgec.targets.tflite.model import TfliteModel
+from edgec.targets.tflite.model_info import model_info
 from edgec.targets.tflite.options import TfliteOptions
+from edgec.targets.tflite.pixels import takes
 from edgec.targets.tflite.runner import LiteRtRunner
+from edgec.targets.tflite.unsigned import unsigned_interface
 from edgec.targets.tflite.writer import pieces
+
+if TYPE_CHECKING:
+    from edgec.samples import Preprocess
 
 MODEL = "model.tflite"
 
@@ -28,31 +36,33 @@ def write_model(
     graph: Graph, job: EmitJob, options: TfliteOptions
 ) -> tuple[Path, LoweredModel, Interface, dict[str, Any]]:
     """The file, how it was lowered, its interface, and figures for the report."""
-    how = LowerOptions(options.io_layout, options.io_dtype, hybrid=job.precision == "int8-dynamic")
-    lowered = lower(graph, how, job.diagnostics)
+    stripped, affine = strip(graph)
+    io_dtype: IoDtype = "float" if options.io_dtype == "float" else "integer"
+    how = LowerOptions(options.io_layout, io_dtype, hybrid=job.precision == "int8-dynamic")
+    lowered = lower(stripped, how, job.diagnostics)
+    if options.io_dtype == "uint8":
+        unsigned_interface(lowered)
     if job.precision == "fp16":
         for name in halve_weights(lowered.model):
             job.diagnostics.warn("EC0647", f"weight {name!r} does not fit float16 and stays float32")
+    ends = Interface.of(lowered, stripped, affine)
+    info = model_info(ends, options, job.preprocess, job.source)
+    if info is not None:
+        lowered.model.metadata.update(metadata(info))
     path = job.workdir / MODEL
     with path.open("wb") as f:
-        for piece in pieces(lowered.model):
+        for piece in pieces(lowered.model, large=options.large):
             f.write(piece)
+        if info is not None:
+            f.write(associated_files(info, f.tell()))
     _say_floats(lowered, job, graph)
     _say_layout(lowered, job, options)
-    return path, lowered, interface(graph, lowered), figures(lowered.model, path)
-
-
-def interface(graph: Graph, lowered: LoweredModel) -> Interface:
-    """How the file holds the ONNX model's inputs and outputs."""
-    values = {v.name: v for v in (*graph.inputs, *graph.outputs)}
-
-    def endpoint(p: Port) -> Endpoint:
-        v = values[p.name]
-        shape = static_shape(v) or ()
-        dtype = v.dtype.numpy().name if v.dtype is not None else p.tensor.dtype
-        return Endpoint(p.name, shape, dtype, p.tensor.dtype, p.perm, p.quant)
-
-    return Interface([endpoint(p) for p in lowered.inputs], [endpoint(p) for p in lowered.outputs])
+    facts = figures(lowered.model, path)
+    if job.preprocess is not None and (how_folded := folded(graph)):
+        facts["preprocessing in the file"] = _say_pixels(ends, how_folded, job.preprocess, job)
+    if info is not None:
+        facts["metadata"] = _told(info)
+    return path, lowered, ends, facts
 
 
 def figures(model: TfliteModel, path: Path) -> dict[str, Any]:
@@ -114,6 +124,33 @@ def _say_floats(lowered: LoweredModel, job: EmitJob, graph: Graph) -> None:
         hint = "DEQUANTIZE and QUANTIZE stand around it; an NPU leaves it to the CPU"
         what = f"{node.op_type} computes in float: {why}"
         job.diagnostics.warn("EC0642", what, Location(graph.source, node=node.name or node.op_type), hint)
+
+
+_HOW = {
+    "as it is": "the input's scale and zero point are those of the preprocessing",
+    "weights": "mean and std are in the first convolution's weights",
+    "depthwise": "a convolution 1x1 takes off mean and std first: the model's first operator cannot, or pads its borders",
+}
+
+
+def _say_pixels(ends: Interface, how: dict[str, str], preprocess: Preprocess, job: EmitJob) -> dict[str, str]:
+    """What to write into each input that takes pixels."""
+    out: dict[str, str] = {}
+    for e in ends.inputs:
+        if e.name in how:
+            out[e.name] = takes(e, preprocess)
+            what = f"input {e.name!r} takes {out[e.name]}: {_HOW[how[e.name]]}"
+            job.diagnostics.note("EC0648", what)
+    return out
+
+
+def _told(info: ModelInfo) -> str:
+    """What the metadata says, by name."""
+    parts = [n for n in ("description", "version", "author", "license") if getattr(info, n)]
+    if any(t.mean for t in info.inputs):
+        parts.append("preprocessing")
+    parts += [f"{len(t.labels)} labels of {t.name}" for t in info.outputs if t.labels]
+    return f"{info.name}: {', '.join(parts)}" if parts else info.name
 
 
 def _say_layout(lowered: LoweredModel, job: EmitJob, options: TfliteOptions) -> None:

@@ -6,11 +6,12 @@ The file may store an image channels last, a float as int8, an int64 as int32. S
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgec.affine import Affine
 from edgec.diagnostics import error
 from edgec.targets.tflite.model import Array, Quant
 
@@ -25,6 +26,7 @@ class Endpoint:
 
     `shape`, `onnx_dtype`: of the ONNX value. `dtype`: of the file's tensor, by NumPy's name. `perm`: the file's axis i is
     the ONNX value's axis perm[i]; None: the same order. `quant`: the file holds integers for a float of the ONNX model.
+    `affine`: the file's real number is value * scale + offset, each [channels] along an axis of the ONNX value (inputs).
     """
 
     name: str
@@ -33,6 +35,7 @@ class Endpoint:
     dtype: str
     perm: tuple[int, ...] | None = None
     quant: Quant | None = None
+    affine: Affine | None = None
 
     def store(self, array: Array) -> Array:
         """An ONNX value as the file takes it. EC0660 where an integer does not fit.
@@ -42,6 +45,11 @@ class Endpoint:
         if array.shape != self.shape:
             what = f"input {self.name!r} is {list(self.shape)} in the artifact, the sample is {list(array.shape)}"
             raise error("EC0660", what)
+        if self.affine is not None:
+            scale, offset = (
+                _along(part, self.affine.axis, array.ndim) for part in (self.affine.scale, self.affine.offset)
+            )
+            array = (array * scale + offset).astype(np.float32)
         if self.quant is not None:
             scale, zero = _parameters(self.quant, array.ndim)
             limits = np.iinfo(self.dtype)
@@ -76,11 +84,12 @@ class Endpoint:
             "scale": [float(s) for s in q.scale] if q is not None else None,
             "zero_point": [int(z) for z in q.zero_point] if q is not None else None,
             "axis": q.axis if q is not None else None,
+            "affine": self.affine.to_json() if self.affine is not None else None,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Endpoint:
-        perm, scale = data["perm"], data["scale"]
+        perm, scale, affine = data["perm"], data["scale"], data.get("affine")
         return cls(
             data["name"],
             tuple(data["shape"]),
@@ -88,13 +97,17 @@ class Endpoint:
             data["dtype"],
             tuple(perm) if perm is not None else None,
             Quant.of(scale, data["zero_point"], data["axis"]) if scale is not None else None,
+            Affine(np.asarray(affine["scale"]), np.asarray(affine["offset"]), affine["axis"]) if affine else None,
         )
 
 
 def _parameters(q: Quant, rank: int) -> tuple[Array, Array]:
     """Scale and zero point, shaped to broadcast against the ONNX value; the axis is the ONNX value's."""
-    shape = [-1 if axis == q.axis and not q.per_tensor else 1 for axis in range(rank)]
-    return q.scale.reshape(shape), q.zero_point.reshape(shape)
+    return _along(q.scale, q.axis, rank), _along(q.zero_point, q.axis, rank)
+
+
+def _along(values: Array, axis: int, rank: int) -> Array:
+    return values.reshape([-1 if i == axis and values.size > 1 else 1 for i in range(rank)])
 
 
 @dataclass(frozen=True)
@@ -105,9 +118,10 @@ class Interface:
     outputs: Sequence[Endpoint]
 
     @classmethod
-    def of(cls, lowered: LoweredModel, graph: Graph) -> Interface:
-        """That of a lowering: `graph` is what was lowered."""
-        return cls(_endpoints(lowered.inputs, graph.inputs), _endpoints(lowered.outputs, graph.outputs))
+    def of(cls, lowered: LoweredModel, graph: Graph, affine: Mapping[str, Affine] | None = None) -> Interface:
+        """That of a lowering: `graph` is what was lowered. `affine`: what its inputs are of those of the ONNX model."""
+        inputs = [replace(e, affine=(affine or {}).get(e.name)) for e in _endpoints(lowered.inputs, graph.inputs)]
+        return cls(inputs, _endpoints(lowered.outputs, graph.outputs))
 
     def store(self, sample: Mapping[str, Array]) -> dict[str, Array]:
         """The file's inputs. A sample may hold more: inputs that nothing reads are not in the file."""

@@ -14,17 +14,35 @@ class TfliteOptions:
     """`flash`, `ram`: a budget in bytes; None is what the target's spec says the chip has."""
 
     io_layout: Literal["keep", "nhwc"] = "keep"
-    io_dtype: Literal["float", "integer"] = "float"
+    io_dtype: Literal["float", "integer", "uint8"] = "float"
+    fold_preprocess: bool = False
     kernels: Literal["xnnpack", "builtin", "reference"] = "xnnpack"
     flash: Bytes | None = None
     ram: Bytes | None = None
     timeout: float = 600.0
+    large: bool = False
+    metadata: Literal["auto", "none"] = "auto"
+    labels: str | None = None
+    model_name: str | None = None
+    description: str | None = None
+    author: str | None = None
+    license: str | None = None
+    model_version: str | None = None
 
     HELP: ClassVar[Mapping[str, str]] = {
         "io-layout": "images at inputs and outputs: keep the ONNX model's order (default), or nhwc (spares a TRANSPOSE each)",
-        "io-dtype": "quantised models take and give float (default), or integer: what cameras and other code on the chip have",
+        "io-dtype": "quantised models take and give float (default), integer (int8 or int16, no conversion), or uint8",
+        "fold-preprocess": "true: images enter as pixels of 0..255; --mean and --std move into the model",
         "kernels": "what LiteRT verifies with here: xnnpack (default, as in an app), builtin or reference",
         "flash": "budget for code and weights: 300KB; more is an error",
         "ram": "budget for the tensor arena: 80KB; more is an error",
         "timeout": "seconds a runtime may take for some samples (600)",
+        "large": "true: over 2 GB, with the weights outside of the flatbuffer; LiteRT alone reads it",
+        "metadata": "auto (default): TFLite Metadata where labels, preprocessing or the like are known; none",
+        "labels": "a text file with one class a line, for the metadata and in the file",
+        "model-name": "for the metadata; default: the file's name",
+        "description": "for the metadata",
+        "author": "for the metadata",
+        "license": "for the metadata",
+        "model-version": "for the metadata",
     }
