@@ -125,7 +125,9 @@ def _lowered_case(name: str, proto: onnx.ModelProto, feeds: Arrays, outputs: Seq
 def _constants(model: onnx.ModelProto, inputs: Sequence[Any]) -> Iterator[frozenset[str]]:
     names = [v.name for v in model.graph.input]
     yield frozenset()
-    yield frozenset(n for i, (n, a) in enumerate(zip(names, inputs, strict=True)) if i and np.asarray(a).dtype.kind in "iub")
+    yield frozenset(
+        n for i, (n, a) in enumerate(zip(names, inputs, strict=True)) if i and np.asarray(a).dtype.kind in "iub"
+    )
     yield frozenset(names[1:])
     if len(names) > 1:
         yield frozenset([names[0], *names[2:]])
@@ -154,7 +156,9 @@ def run_all(tasks: Sequence[Task], litert: Toolchain, folder: Path, kernels: Ker
     results = []
     for t, o in zip(tasks, outcomes, strict=True):
         if o.status != "ok":
-            results.append(Result(t.name, "crashed", "", f"{o.status} at {o.step}: {o.message[:300]} {o.signal or ''}", t.ops))
+            results.append(
+                Result(t.name, "crashed", "", f"{o.status} at {o.step}: {o.message[:300]} {o.signal or ''}", t.ops)
+            )
             continue
         wrong = [f"{n}: {d}" for n, w in t.want.items() if (d := differs(w, o.outputs[0].get(n), *t.tolerance))]
         results.append(Result(t.name, "wrong" if wrong else "pass", "", "; ".join(wrong), t.ops))

@@ -114,7 +114,9 @@ def bit_shift(n: NodeLowering) -> None:
         return
     distance = _distance(n, by, width)
     clipped = n.emit("MINIMUM", [distance, n.constant(np.asarray(width, np.int32), "int32")], n.temp(by.shape, "int32"))
-    powers = n.constant([(1 << k) - (1 << 64 if k == 63 else 0) for k in range(width)] + [0], "int64", hint="powers_of_two")
+    powers = n.constant(
+        [(1 << k) - (1 << 64 if k == 63 else 0) for k in range(width)] + [0], "int64", hint="powers_of_two"
+    )
     factor = n.emit("GATHER", [powers, clipped], n.temp(by.shape, "int64"), axis=0, batch_dims=0)
     product = n.emit("MUL", [n.cast(x, "int64"), factor], n.temp(y.shape, "int64"))
     n.cast(product, y.dtype, y if y.dtype != "int64" else None)

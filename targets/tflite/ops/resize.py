@@ -99,7 +99,9 @@ def _product(n: NodeLowering, x: Tensor, axis: int, matrix: Array) -> Tensor:
         return n.reshape(n.emit("FULLY_CONNECTED", [flat, weights, bias], n.temp((flat.shape[0], rows))), shape)
     before, after = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
     flat = n.reshape(x, (before, size, after))
-    weights = n.constant(np.broadcast_to(matrix, (before, rows, size)) if before > 1 else matrix[None], hint="interpolation")
+    weights = n.constant(
+        np.broadcast_to(matrix, (before, rows, size)) if before > 1 else matrix[None], hint="interpolation"
+    )
     return n.reshape(n.emit("BATCH_MATMUL", [weights, flat], n.temp((before, rows, after))), shape)
 
 
