@@ -149,7 +149,10 @@ class NodeLowering:
     def _in_form(self, v: ir.Value, perm: Perm | None, i: int) -> Tensor:
         q = self.rule.quantised
         if self.integer and q is not None and (base := stored_value(v)) is not None:
-            t = self.builder.tensor(base, perm)
+            if is_constant(base):  # with its scale: LiteRT ends the process on an integer operand that has none
+                t = self.builder.stored_weight(v, perm if perm is not None else tuple(range(len(self.builder.shape(v)))))
+            else:
+                t = self.builder.tensor(base, perm)
             if q.scales == "as-output":
                 t = self._requantised(t, self._wanted(0))
             return t
@@ -207,14 +210,34 @@ class NodeLowering:
     # --- weights ------------------------------------------------------------------------------------------------------
 
     def weights(self, i: int, order: Sequence[int]) -> Tensor:
-        """A constant weight with its axes in `order`; stored in integers for integer (and hybrid) kernels."""
+        """A constant weight with its axes in `order`; stored in integers for integer and hybrid kernels."""
         v = self.value(i)
         base = stored_value(v)
-        if base is not None and is_constant(base) and (self.integer or self.builder.hybrid):
+        if base is not None and is_constant(base) and self.integer:
             return self.builder.stored_weight(v, tuple(order))
+        if (channels := self._hybrid_channels(v, order)) is not None:
+            return self.builder.stored_weight(v, tuple(order), channels)
         if not is_constant(v) and not is_constant(base):
             return self.transpose(self.x(i), order)
         return self.builder.tensor(v, None if tuple(order) == tuple(range(len(order))) else tuple(order))
+
+    def is_hybrid(self, w: Tensor) -> bool:
+        """Whether the kernel that reads weight `w` computes in integers between float ends."""
+        return not self.integer and w.dtype in ("int8", "int4")
+
+    def _hybrid_channels(self, v: ir.Value, order: Sequence[int]) -> int | None:
+        """How many scales a weight has that a hybrid kernel reads; None where it is to be dequantised.
+
+        Its first axis in `order` must be the one of its scales. A single scale is repeated: grouped convolutions refuse one.
+        """
+        q, base, producer = self.rule.quantised, stored_value(v), v.producer()
+        if not self.builder.hybrid or q is None or q.hybrid is None or base is None or not is_constant(base):
+            return None
+        found = params(producer) if producer is not None else None
+        if found is None or found[1] not in q.hybrid(self.node) or np.any(found[0].zero_point):
+            return None
+        quant = found[0]
+        return self.builder.shape(base)[order[0]] if quant.per_tensor or quant.axis == order[0] else None
 
     def bias(self, i: int, x: Tensor, w: Tensor, channels: int) -> Tensor:
         """The bias: float, or int32 (int64 beside int16) at the scale of input times weights; zeros where there is none."""
