@@ -17,14 +17,16 @@ FOLDED = 1024
 
 
 class Builder:
-    """`hybrid`: float kernels read int8 weights as they are (dynamic range); else they are dequantised in the file."""
+    """`hybrid`: float kernels that can read weights in int8 or int4 as they are (dynamic range); else all are dequantised."""
 
-    def __init__(self, forms: Forms, *, hybrid: bool = False) -> None:
-        self.forms, self.hybrid = forms, hybrid
+    def __init__(self, forms: Forms, *, hybrid: bool = False, xnnpack: bool = False) -> None:
+        self.forms, self.hybrid, self.xnnpack = forms, hybrid, xnnpack
         self.operators: list[Operator] = []
         self._at: dict[ir.Value, dict[Perm | None, Tensor]] = {}
         self._constants: dict[tuple[object, ...], Tensor] = {}
+        self._weights: dict[tuple[ir.Value, Perm, int], Tensor] = {}
         self._reshaped: dict[int, Tensor] = {}
+        self._in_front: dict[int, Tensor] = {}
 
     # --- values -------------------------------------------------------------------------------------------------------
 
@@ -87,16 +89,24 @@ class Builder:
         data = np.asarray(constant(v))
         return self.constant(data if perm is None else data.transpose(perm), v.name or "", self.dtype(v))
 
-    def stored_weight(self, v: ir.Value, order: Perm) -> Tensor:
-        """A weight behind DequantizeLinear as it is stored, its axes in `order`."""
+    def stored_weight(self, v: ir.Value, order: Perm, channels: int = 1) -> Tensor:
+        """A weight behind DequantizeLinear as it is stored, its axes in `order`; once for all who read it.
+
+        `channels`: how many scales it is to have at least, along its first axis.
+        """
         base, producer = stored_value(v), v.producer()
         found = params(producer) if producer is not None else None
         assert base is not None  # absorb looked
         assert found is not None
         q = found[0]
-        data = np.asarray(constant(base)).transpose(order)
-        quant = Quant(q.scale, q.zero_point, 0 if q.per_tensor else order.index(q.axis))
-        return self.constant(data, base.name or "", self.dtype(base), quant)
+        key = (v, order, channels)
+        if key not in self._weights:
+            data = np.asarray(constant(base)).transpose(order)
+            repeat = channels if q.per_tensor else 1
+            scale, zero = np.repeat(q.scale, repeat), np.repeat(q.zero_point, repeat)
+            quant = Quant(scale, zero, 0 if q.per_tensor else order.index(q.axis))
+            self._weights[key] = self.constant(data, base.name or "", self.dtype(base), quant)
+        return self._weights[key]
 
     def _dequantised(self, v: ir.Value, base: ir.Value, perm: Perm | None) -> Tensor:
         if is_constant(base) and (math.prod(self.shape(base)) <= FOLDED or self._blocked(v)):
@@ -160,6 +170,12 @@ class Builder:
         out = out or Tensor(f"{t.name}_transposed", shape, t.dtype, t.quant)
         self._emit("TRANSPOSE", [t, self.constant(np.asarray(perm, np.int32), "perm", "int32")], out)
         return out
+
+    def in_front(self, t: Tensor) -> Tensor:
+        """The last axis first, by one TRANSPOSE for all who ask."""
+        if id(t) not in self._in_front:
+            self._in_front[id(t)] = self.transpose(t, (t.rank - 1, *range(t.rank - 1)))
+        return self._in_front[id(t)]
 
     def requantise(self, t: Tensor, wanted: Quant, name: str | None = None) -> Tensor:
         """The same reals at another scale; `t` itself where it is the same."""

@@ -27,11 +27,13 @@ class LowerOptions:
     """`io_layout`: "keep" leaves the model's interface as it is; "nhwc" stores images channels last there.
 
     `io_dtype`: "integer" leaves out QUANTIZE and DEQUANTIZE at the interface. `hybrid`: see `Builder`.
+    `xnnpack`: what XNNPACK takes is preferred where one operator is not in it and several are.
     """
 
     io_layout: IoLayout = "keep"
     io_dtype: IoDtype = "float"
     hybrid: bool = False
+    xnnpack: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class _Lowering:
         self.graph, self.options, self.diagnostics = graph, options, diagnostics
         self.forms = absorb(graph, RULES)
         _check(graph, self.forms)
-        self.builder = Builder(self.forms, hybrid=options.hybrid)
+        self.builder = Builder(self.forms, hybrid=options.hybrid, xnnpack=options.xnnpack)
         self.layouts = self._assign()
 
     def run(self) -> LoweredModel:

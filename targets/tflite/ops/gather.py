@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edgec.graph import attribute, ir
@@ -37,6 +39,9 @@ def gather(n: NodeLowering) -> None:
     x, at = n.x_without([axis]) if not n.shape(1) else (n.x(), [n.axis(axis)])
     if (run := _run(n, n.shape()[axis])) is not None:
         start, count = run
+        if count == 1 and at[0] == x.rank - 1 and x.shape[-1] < x.shape[-2] and math.prod(x.shape[:-1]) > 64:
+            # One number of every few (a channel shuffle): with the axis in front, each is one block of memory.
+            x, at = n.builder.in_front(x), [0]
         begin, size = [0] * x.rank, list(x.shape)
         begin[at[0]], size[at[0]] = start, count
         out = n.y() if n.y().shape == tuple(size) else n.temp(size, x.dtype, x.quant, hint=f"{n.y().name}_part")
@@ -59,18 +64,31 @@ def _run(n: NodeLowering, size: int) -> tuple[int, int] | None:
 
 @lowers("GatherND", sides=raw, dtypes=_DATA, quantised=Quantised("same", inputs=(0,)))
 def gather_nd(n: NodeLowering) -> None:
-    if int(n.attr("batch_dims", 0)):
-        n.refuse("batch_dims", "expand-composites{ops=[GatherND]}")
-    depth = n.shape(1)[-1]
-    sizes = np.asarray(n.shape()[:depth])
-    if n.is_const(1):
-        data = n.const(1).astype(np.int64)
-        places = n.constant(np.where(data < 0, data + sizes, data), "int32", hint=n.value(1).name)
-    else:
-        t = n.builder.tensor(n.value(1), None)
-        places = n.emit(
-            "FLOOR_MOD",
-            [t, n.constant(sizes.astype(t.dtype), t.dtype)],
-            n.temp(t.shape, t.dtype, hint=f"{t.name}_wrapped"),
-        )
+    """Batches become leading indices of their own."""
+    shape, batch, depth = n.shape(), int(n.attr("batch_dims", 0)), n.shape(1)[-1]
+    places = wrapped_indices(n, 1, shape[batch : batch + depth])
+    if batch:
+        at = np.indices(places.shape[:-1])[:batch]
+        places = joined(n, [*(n.constant(a[..., None].astype(places.dtype), places.dtype) for a in at), places])
     n.emit("GATHER_ND", [n.x(), places], n.y())
+
+
+def wrapped_indices(n: NodeLowering, i: int, sizes: Sequence[int]) -> Tensor:
+    """Coordinates in the last axis of input `i`, each counted from the front of an axis of its size."""
+    limits = np.asarray(sizes)
+    if n.is_const(i):
+        data = n.const(i).astype(np.int64)
+        return n.constant(np.where(data < 0, data + limits, data), "int32", hint=n.value(i).name)
+    t = n.builder.tensor(n.value(i), None)
+    divisor = n.constant(limits.astype(t.dtype), t.dtype)
+    return n.emit("FLOOR_MOD", [t, divisor], n.temp(t.shape, t.dtype, hint=f"{t.name}_wrapped"))
+
+
+def joined(n: NodeLowering, parts: Sequence[Tensor]) -> Tensor:
+    """Coordinates side by side in the last axis."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(p.data is not None for p in parts):
+        return n.constant(np.concatenate([p.data for p in parts if p.data is not None], -1), parts[0].dtype)
+    shape = (*parts[0].shape[:-1], sum(p.shape[-1] for p in parts))
+    return n.emit("CONCATENATION", list(parts), n.temp(shape, parts[0].dtype), axis=len(shape) - 1)
