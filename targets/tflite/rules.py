@@ -33,6 +33,8 @@ class Quantised:
     `inputs`: which inputs are activations; None is all that are no weights. `weights`, `bias`: positions of those.
     `fixed`: element type -> the (scale, zero point) the kernel gives its output whatever is asked for.
     `when`: None, or a check of the node that returns why it has no integer kernel, else None.
+    `hybrid`: None, or which stored types of `weights` the float kernel of a node reads as they are, quantising its input
+    for itself. Others are dequantised in the file.
     """
 
     scales: Scales = "own"
@@ -42,6 +44,7 @@ class Quantised:
     bias: int | None = None
     fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     when: Callable[[ir.Node], str | None] | None = None
+    hybrid: Callable[[ir.Node], Collection[str]] | None = None
 
 
 OWN_SCALE = Quantised()

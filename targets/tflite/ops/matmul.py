@@ -22,7 +22,15 @@ def _plain(node: ir.Node) -> str | None:
     return None
 
 
-@lowers("Gemm", sides=raw, quantised=Quantised(inputs=(0,), weights=1, bias=2, when=_plain), activation=True)
+def _hybrid(node: ir.Node) -> frozenset[str]:
+    """FULLY_CONNECTED reads them all, BATCH_MATMUL int8 alone (measured with ai-edge-litert 2.3.0)."""
+    shape = static_shape(node.inputs[1])
+    return frozenset({"int8", "int4"} if shape is not None and len(shape) == 2 else {"int8"})
+
+
+@lowers(
+    "Gemm", sides=raw, quantised=Quantised(inputs=(0,), weights=1, bias=2, when=_plain, hybrid=_hybrid), activation=True
+)
 def gemm(n: NodeLowering) -> None:
     """x w + b by FULLY_CONNECTED, whose weights are [outputs, inputs]; alpha and beta by MUL where they are not 1."""
     alpha, beta = float(n.attr("alpha")), float(n.attr("beta")) if n.has(2) else 1.0
@@ -34,9 +42,17 @@ def gemm(n: NodeLowering) -> None:
     bias_shape = n.shape(2) if n.has(2) else (columns,)
     row = bias_shape in ((columns,), (1, columns)) or (n.is_const(2) and math.prod(bias_shape) == 1)
     if alpha == 1 and beta == 1 and row:
-        n.emit("FULLY_CONNECTED", [x, w, n.bias(2, x, w, columns)], y, fused_activation_function=n.activation)
+        n.emit(
+            "FULLY_CONNECTED", [x, w, n.bias(2, x, w, columns)], y, fused_activation_function=n.activation,
+            asymmetric_quantize_inputs=n.is_hybrid(w),
+        )  # fmt: skip
         return
-    product = n.emit("FULLY_CONNECTED", [x, w, n.constant([0.0] * columns)], n.temp(y.shape))
+    product = n.emit(
+        "FULLY_CONNECTED",
+        [x, w, n.constant([0.0] * columns)],
+        n.temp(y.shape),
+        asymmetric_quantize_inputs=n.is_hybrid(w),
+    )
     if alpha != 1:
         last = {} if n.has(2) else {"fused_activation_function": n.activation}
         scaled = n.temp(y.shape) if n.has(2) else y
@@ -53,14 +69,14 @@ def _constant_matrix(n: NodeLowering) -> bool:
     return len(n.shape(1)) == 2 and (is_constant(v) or is_constant(stored_value(v))) and len(n.shape(0)) >= 2
 
 
-@lowers("MatMul", sides=raw, quantised=Quantised(inputs=(0, 1)), activation=True, bias=True)
+@lowers("MatMul", sides=raw, quantised=Quantised(inputs=(0, 1), hybrid=_hybrid), activation=True, bias=True)
 def matmul(n: NodeLowering) -> None:
     x = n.x(0)
     if _constant_matrix(n):
         w = n.weights(1, (1, 0))
         n.emit(
             "FULLY_CONNECTED", [x, w, n.bias(2, x, w, w.shape[0])], n.y(), keep_num_dims=True,
-            fused_activation_function=n.activation,
+            fused_activation_function=n.activation, asymmetric_quantize_inputs=n.is_hybrid(w),
         )  # fmt: skip
         return
     if n.fused_bias:
