@@ -72,10 +72,13 @@ class _FileRunner:
         Raises: EC0655 crashed, EC0656 hung, EC0657 out of memory, EC0658 or EC0659 refused, EC0660 not the model's
             interface.
         """
+        for outputs in self.stored(samples):
+            yield self.interface.restore(outputs)
+
+    def stored(self, samples: Iterable[Arrays]) -> Iterator[Mapping[str, Array]]:
+        """The same as the file holds them: integers of a quantised output, channels last where it says so."""
         for chunk in _chunks(samples, self.interface):
-            outcome = self._once(chunk)
-            for outputs in outcome.outputs:
-                yield self.interface.restore(outputs)
+            yield from self._once(chunk).outputs
 
     def _once(self, chunk: Sequence[Mapping[str, Array]]) -> Outcome:
         raise NotImplementedError

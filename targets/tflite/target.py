@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Tflite(Target):
-    """One class for all: processors with LiteRT, microcontrollers with tflite-micro, Arm's Ethos-U NPUs; the specs differ."""
+    """Processors with LiteRT: phones, Raspberry Pi, PCs. What the other families of `.tflite` targets share is here too."""
 
     options: ClassVar[Mapping[str, str]] = TfliteOptions.HELP
-    option_type = TfliteOptions
+    option_type: ClassVar[type[TfliteOptions]] = TfliteOptions
 
     def prepare(
         self, steps: Sequence[Step], precision: str, options: Mapping[str, Any], preprocess: Preprocess | None
     ) -> Sequence[Step]:
-        given = parse_options(TfliteOptions, options)
+        given = parse_options(self.option_type, options)
         if not given.fold_preprocess:
             return steps
         from edgec.targets.tflite.pixels import with_folding
