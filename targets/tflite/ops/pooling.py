@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from edgec.graph import ir
+from edgec.graph import attribute, ir
 from edgec.targets.reading.windows import Window, ceil_padding, window
+from edgec.targets.tflite.absorb import clip_limits
 from edgec.targets.tflite.model import Tensor
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import OWN_SCALE, SAME_SCALE, Quantised, follow_first, last, lowers
 
 
 def _window(n: NodeLowering) -> tuple[Window, tuple[int, ...]]:
-    """The window, with what ceil_mode adds behind as padding of its own; and the input's spatial size."""
+    """The window, with what ceil_mode adds behind as padding of its own."""
     spatial = n.shape()[2:]
-    if len(spatial) != 2:
-        n.refuse(f"a pooling over {len(spatial)} axes", "the pass conv1d-to-2d makes two of one")
     w = window(n.node, spatial)
-    if any(d != 1 for d in w.dilations):
-        n.refuse("poolings have no dilations in TFLite")
     return w, ceil_padding(w, spatial, n.out_shape()[2:])
+
+
+def _flat(w: Window) -> bool:
+    """Whether the kernels over images do it in one step."""
+    return len(w.kernel) == 2 and all(d == 1 for d in w.dilations)
 
 
 def _options(n: NodeLowering, w: Window, padding: str) -> dict[str, object]:
@@ -53,19 +57,42 @@ def _one_output(node: ir.Node) -> str | None:
     return None if len(node.outputs) == 1 else "it gives indices"
 
 
-@lowers("MaxPool", sides=last, quantised=Quantised("same", inputs=(0,), when=_one_output))
+@lowers(
+    "MaxPool", sides=last, via={"uint8": "float32", "int8": "float32"}, quantised=Quantised("same", when=_one_output)
+)
 def max_pool(n: NodeLowering) -> None:
     if n.has_output(1):
         n.refuse("indices of the maxima", "MaxPool with one output has a kernel")
     w, extra = _window(n)
-    padding = _padding(n, w, extra, n.shape()[2:])
+    padding = _padding(n, w, extra, n.shape()[2:]) if _flat(w) else None
     x = n.x()
-    if padding is None:
+    if padding is None and (w.padded or any(extra)):
         amounts = _amounts(w, extra)
+        if _zero_is_lowest(n.value(0), x):  # XNNPACK takes PAD, and no PADV2
+            padded = n.emit("PAD", [x, n.ints(amounts)], _padded(n, x, amounts))
+            return _max_of_windows(n, padded, w, "VALID")
         lowest = np.float32(np.finfo(np.float32).min) if x.quant is None else np.iinfo(x.dtype).min
         fill = n.constant(np.asarray(lowest), x.dtype, quant=x.quant)
         x = n.emit("PADV2", [x, n.ints(amounts), fill], _padded(n, x, amounts))
-    n.emit("MAX_POOL_2D", [x], n.y(), **_options(n, w, padding or "VALID"))
+    _max_of_windows(n, x, w, padding or "VALID")
+
+
+def _max_of_windows(n: NodeLowering, x: Tensor, w: Window, padding: str) -> None:
+    if _flat(w):
+        n.emit("MAX_POOL_2D", [x], n.y(), **_options(n, w, padding))
+    else:
+        by_axes(n, x, w, "MAX_POOL_2D", n.y())
+
+
+def _zero_is_lowest(v: ir.Value, x: Tensor) -> bool:
+    """Whether a zero in the padding is never above what a window really holds."""
+    if x.quant is not None:
+        return int(x.quant.zero_point[0]) == np.iinfo(x.dtype).min
+    producer = v.producer()
+    if producer is None or producer.domain:
+        return False
+    limits = clip_limits(producer)
+    return producer.op_type in ("Relu", "Sigmoid", "HardSigmoid", "Softmax") or (limits is not None and limits[0] >= 0)
 
 
 def _no_correction(node: ir.Node) -> str | None:
@@ -73,41 +100,105 @@ def _no_correction(node: ir.Node) -> str | None:
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
     if shape is None or shape.rank() != 4:
         return "it is no pooling of images"
+    if any(d != 1 for d in attribute(node, "dilations") or ()):
+        return "it has dilations"
     return None
 
 
-@lowers("AveragePool", sides=last, quantised=Quantised("same", inputs=(0,), when=_no_correction))
+@lowers("AveragePool", sides=last, quantised=Quantised("same", when=_no_correction))
 def average_pool(n: NodeLowering) -> None:
     w, extra = _window(n)
     spatial = n.shape()[2:]
     x, y = n.x(), n.y()
-    padding = _padding(n, w, extra, spatial)
+    padding = _padding(n, w, extra, spatial) if _flat(w) else None
     counts_pads = bool(n.attr("count_include_pad", 0))
     if padding == "VALID" or (padding == "SAME" and not counts_pads):
         n.emit("AVERAGE_POOL_2D", [x], y, **_options(n, w, padding))
         return
-    amounts = _amounts(w, extra)
-    padded = n.emit("PAD", [x, n.ints(amounts)], _padded(n, x, amounts))
+    if w.padded or any(extra):
+        amounts = _amounts(w, extra)
+        x = n.emit("PAD", [x, n.ints(amounts)], _padded(n, x, amounts))
     factor = _correction(n, w, spatial, counts_pads)
-    if (factor == 1).all():
-        n.emit("AVERAGE_POOL_2D", [padded], y, **_options(n, w, "VALID"))
-        return
-    if n.integer:
+    exact = bool((factor == 1).all())
+    if n.integer and not exact:
         n.refuse("padding that is left out of the count, other than SAME", "the pass count-include-pad")
-    pooled = n.emit("AVERAGE_POOL_2D", [padded], n.temp(y.shape), **_options(n, w, "VALID"))
-    n.emit("MUL", [pooled, n.constant(factor[None, :, :, None])], y)
+    pooled = y if exact else n.temp(y.shape)
+    if _flat(w):
+        n.emit("AVERAGE_POOL_2D", [x], pooled, **_options(n, w, "VALID"))
+    else:
+        by_axes(n, x, w, "AVERAGE_POOL_2D", pooled)
+    if not exact:
+        n.emit("MUL", [pooled, n.constant(factor[None, ..., None])], y)
 
 
 def _correction(
     n: NodeLowering, w: Window, spatial: tuple[int, ...], counts_pads: bool
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Window size over the elements ONNX counts, [rows, columns]: what ceil_mode adds behind never counts."""
-    counts = []
-    for size, k, s, b, a, steps in zip(spatial, w.kernel, w.strides, w.before, w.after, n.out_shape()[2:], strict=True):
-        first = np.arange(steps) * s - b
-        low, high = (-b, size + a) if counts_pads else (0, size)
-        counts.append(k / np.maximum(np.minimum(first + k, high) - np.maximum(first, low), 1))
-    return np.asarray(counts[0][:, None] * counts[1][None, :], np.float32)
+    """Window size over the elements ONNX counts, one axis for each spatial axis: what ceil_mode adds never counts."""
+    factor = np.ones((), np.float64)
+    for a, (size, k, s, d, before, after, steps) in enumerate(
+        zip(spatial, w.kernel, w.strides, w.dilations, w.before, w.after, n.out_shape()[2:], strict=True)
+    ):
+        places = np.arange(steps)[:, None] * s - before + np.arange(k)[None, :] * d
+        low, high = (-before, size + after) if counts_pads else (0, size)
+        counted = ((places >= low) & (places < high)).sum(axis=1)
+        along = [1] * len(spatial)
+        along[a] = steps
+        factor = factor * (k / np.maximum(counted, 1)).reshape(along)
+    return np.asarray(factor, np.float32)
+
+
+def by_axes(n: NodeLowering, x: Tensor, w: Window, op: str, y: Tensor) -> None:
+    """A pooling over any number of axes, with dilations or not: the two inner axes together, others one by one.
+
+    Maxima of maxima are maxima, and so are averages of equally many. `x` is padded; its axes 1 and on are the spatial ones.
+    """
+    axes = list(range(len(w.kernel)))
+    groups = [axes[-2:]] if len(axes) > 1 and all(w.dilations[a] == 1 for a in axes[-2:]) else [[a] for a in axes[-2:]]
+    groups += [[a] for a in reversed(axes[:-2])]
+    for group in groups:
+        if w.dilations[group[0]] == 1:
+            x = _pool_group(n, x, w, op, group)
+        else:
+            x = _pool_taps(n, x, w, op, group[0])
+    n.reshape(x, y.shape, y)
+
+
+def _pool_group(n: NodeLowering, x: Tensor, w: Window, op: str, group: list[int]) -> Tensor:
+    """One or two neighbouring axes as height and width of an image."""
+    first, end = group[0] + 1, group[-1] + 2
+    sizes, kernel, strides = [
+        list(v) for v in (x.shape[first:end], [w.kernel[a] for a in group], [w.strides[a] for a in group])
+    ]
+    outs = [(d - k) // s + 1 for d, k, s in zip(sizes, kernel, strides, strict=True)]
+    if len(group) == 1:
+        sizes, kernel, strides = [*sizes, 1], [*kernel, 1], [*strides, 1]
+    before, after = math.prod(x.shape[:first]), math.prod(x.shape[end:])
+    image = n.reshape(x, (before, *sizes, after))
+    pooled = n.emit(
+        op, [image], n.temp((before, outs[0], outs[1] if len(outs) > 1 else 1, after), x.dtype, x.quant), padding="VALID",
+        stride_h=strides[0], stride_w=strides[1], filter_height=kernel[0], filter_width=kernel[1],
+        fused_activation_function="NONE",
+    )  # fmt: skip
+    return n.reshape(pooled, (*x.shape[:first], *outs, *x.shape[end:]))
+
+
+def _pool_taps(n: NodeLowering, x: Tensor, w: Window, op: str, a: int) -> Tensor:
+    """One axis with a dilation: what each element of the window sees, joined."""
+    axis, k, s, d = a + 1, w.kernel[a], w.strides[a], w.dilations[a]
+    steps = (x.shape[axis] - (k - 1) * d - 1) // s + 1
+    shape = (*x.shape[:axis], steps, *x.shape[axis + 1 :])
+    found: Tensor | None = None
+    for j in range(k):
+        begin, end, by = [0] * x.rank, list(x.shape), [1] * x.rank
+        begin[axis], end[axis], by[axis] = j * d, j * d + (steps - 1) * s + 1, s
+        tap = n.emit("STRIDED_SLICE", [x, n.ints(begin), n.ints(end), n.ints(by)], n.temp(shape, x.dtype, x.quant))
+        join = "MAXIMUM" if op == "MAX_POOL_2D" else "ADD"
+        found = tap if found is None else n.emit(join, [found, tap], n.temp(shape, x.dtype, x.quant))
+    assert found is not None  # kernels are not empty
+    if op == "MAX_POOL_2D":
+        return found
+    return n.emit("MUL", [found, n.constant(np.float32(1 / k))], n.temp(shape))
 
 
 @lowers("GlobalAveragePool", sides=follow_first, quantised=OWN_SCALE)
