@@ -77,10 +77,10 @@ def pad(n: NodeLowering) -> None:
         n.emit("MIRROR_PAD", [x, n.ints(amounts)], y, mode="REFLECT")
     elif mode == "constant":
         _pad_constant(n, x, y, amounts)
-    elif mode == "edge":
-        _pad_edges(n, x, y, amounts)
+    elif mode in ("edge", "wrap"):
+        _pad_by_index(n, x, y, amounts, wrap=mode == "wrap")
     else:
-        n.refuse(f"mode {mode}", "constant, reflect and edge can be said")
+        n.refuse(f"mode {mode}", "constant, reflect, edge and wrap can be said")
 
 
 def _pad_constant(
@@ -99,14 +99,19 @@ def _pad_constant(
     n.emit("PADV2", [x, n.ints(amounts), value], y)
 
 
-def _pad_edges(n: NodeLowering, x: Tensor, y: Tensor, amounts: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> None:
-    """The first and last slice of an axis, repeated; one axis after the other."""
+def _pad_by_index(
+    n: NodeLowering, x: Tensor, y: Tensor, amounts: np.ndarray[tuple[int, ...], np.dtype[np.int32]], *, wrap: bool
+) -> None:
+    """The first and last slice of an axis repeated, or (wrap) the axis over and over; one axis after the other."""
     axes = [a for a in range(x.rank) if amounts[a].any()]
     for a in axes:
-        places = np.clip(np.arange(-amounts[a][0], x.shape[a] + amounts[a][1]), 0, x.shape[a] - 1)
+        places = np.arange(-amounts[a][0], x.shape[a] + amounts[a][1])
+        places = places % x.shape[a] if wrap else np.clip(places, 0, x.shape[a] - 1)
         shape = (*x.shape[:a], len(places), *x.shape[a + 1 :])
         out = y if a == axes[-1] else n.temp(shape, x.dtype, x.quant)
-        x = n.emit("GATHER", [x, n.constant(places, "int32")], out, axis=a)
+        x = n.emit("GATHER", [x, n.constant(places, "int32")], out, axis=a, batch_dims=0)
+    if not axes:
+        n.reshape(x, y.shape, y)
 
 
 @lowers("Expand", sides=raw, dtypes=("float32", "int32", "int64", "bool"), quantised=SAME_SCALE)

@@ -68,12 +68,12 @@ def max_pool(n: NodeLowering) -> None:
     x = n.x()
     if padding is None and (w.padded or any(extra)):
         amounts = _amounts(w, extra)
+        padded = _padded(n, x, amounts)
         if _zero_is_lowest(n.value(0), x):  # XNNPACK takes PAD, and no PADV2
-            padded = n.emit("PAD", [x, n.ints(amounts)], _padded(n, x, amounts))
-            return _max_of_windows(n, padded, w, "VALID")
-        lowest = np.float32(np.finfo(np.float32).min) if x.quant is None else np.iinfo(x.dtype).min
-        fill = n.constant(np.asarray(lowest), x.dtype, quant=x.quant)
-        x = n.emit("PADV2", [x, n.ints(amounts), fill], _padded(n, x, amounts))
+            x = n.emit("PAD", [x, n.ints(amounts)], padded)
+        else:
+            lowest = np.float32(np.finfo(np.float32).min) if x.quant is None else np.iinfo(x.dtype).min
+            x = n.emit("PADV2", [x, n.ints(amounts), n.constant(np.asarray(lowest), x.dtype, quant=x.quant)], padded)
     _max_of_windows(n, x, w, padding or "VALID")
 
 

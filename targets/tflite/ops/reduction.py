@@ -5,7 +5,8 @@ from __future__ import annotations
 from edgec.graph import attribute, constant, ir
 from edgec.targets.tflite.layout import Sides
 from edgec.targets.tflite.node import NodeLowering
-from edgec.targets.tflite.rules import NUMBERS, OWN_SCALE, SAME_SCALE, follow_first, lowers, without
+from edgec.targets.tflite.ops.elementwise import WIDE
+from edgec.targets.tflite.rules import NUMBERS, OWN_SCALE, Quantised, follow_first, lowers, without
 
 
 def _sides(node: ir.Node) -> Sides:
@@ -43,9 +44,12 @@ def mean(n: NodeLowering) -> None:
 _SAME = {"ReduceMax": "REDUCE_MAX", "ReduceMin": "REDUCE_MIN"}
 
 
-@lowers(*_SAME, sides=_sides, dtypes=NUMBERS, via={"uint8": "int32", "int8": "int32"}, quantised=SAME_SCALE)
+@lowers(*_SAME, sides=_sides, dtypes=(*NUMBERS, "bool"), via=WIDE, quantised=Quantised("same", inputs=(0,)))
 def extreme(n: NodeLowering) -> None:
-    _reduce(n, _SAME[n.node.op_type])
+    if n.dtype() == "bool":
+        _reduce(n, "REDUCE_ANY" if n.node.op_type == "ReduceMax" else "REDUCE_ALL")
+    else:
+        _reduce(n, _SAME[n.node.op_type])
 
 
 _FLOAT = {"ReduceSum": "SUM", "ReduceProd": "REDUCE_PROD"}

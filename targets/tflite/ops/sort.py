@@ -17,16 +17,27 @@ def _sides(node: ir.Node) -> Sides:
 _ARGS = {"ArgMax": "ARG_MAX", "ArgMin": "ARG_MIN"}
 
 
-@lowers(*_ARGS, sides=_sides, dtypes=("float32", "int32", "uint8"), quantised=Quantised(dtypes=frozenset({"int8"})))
+@lowers(
+    *_ARGS,
+    sides=_sides,
+    dtypes=("float32", "int32", "uint8"),
+    via={"bool": "int32"},
+    quantised=Quantised(dtypes=frozenset({"int8"})),
+)
 def position(n: NodeLowering) -> None:
-    if n.attr("select_last_index", 0):
-        n.refuse("the last of equal extremes: TFLite takes the first")
+    """ARG_MAX takes the first of equal extremes; the last of them is the first from behind."""
     onnx_axis, y = int(n.attr("axis")), n.y()
     x, at = (n.x(), n.axes([onnx_axis])) if n.attr("keepdims") else n.x_without([onnx_axis])
     axis = at[0]
     shape = tuple(d for a, d in enumerate(x.shape) if a != axis)
-    out = y if shape == y.shape else n.temp(shape, "int64", hint=f"{y.name}_squeezed")
+    last = bool(n.attr("select_last_index", 0))
+    if last:
+        x = n.emit("REVERSE_V2", [x, n.ints([axis])], n.temp(x.shape, x.dtype, x.quant))
+    out = y if shape == y.shape and not last else n.temp(shape, "int64", hint=f"{y.name}_squeezed")
     n.emit(_ARGS[n.node.op_type], [x, n.ints(axis)], out, output_type="INT64")
+    if last:
+        end = n.constant(np.asarray(x.shape[axis] - 1, np.int64), "int64")
+        out = n.emit("SUB", [end, out], y if shape == y.shape else n.temp(shape, "int64"))
     if out is not y:
         n.reshape(out, y.shape, y)
 
