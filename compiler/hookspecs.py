@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from edgec.artifact_format import ArtifactFormat
     from edgec.pipeline import Pass
     from edgec.target import Target
 
@@ -38,3 +39,8 @@ def edgec_passes() -> Mapping[str, str | type[Pass]]:  # type: ignore[empty-body
 @hookspec
 def edgec_toolchains() -> Mapping[str, str | PathLike[str]]:  # type: ignore[empty-body]
     """Toolchains: name -> path of the YAML file that describes the vendor SDK's environment (docs/writing-a-target)."""
+
+
+@hookspec
+def edgec_formats() -> Mapping[str, str | type[ArtifactFormat]]:  # type: ignore[empty-body]
+    """Files that `edgec inspect` and `edgec compare` read besides ONNX: suffix with its dot -> the class that reads them."""

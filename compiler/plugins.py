@@ -14,6 +14,7 @@ from edgec import hookspecs
 from edgec.diagnostics import Diagnostics, did_you_mean, error
 
 if TYPE_CHECKING:
+    from edgec.artifact_format import ArtifactFormat
     from edgec.pipeline import Pass
     from edgec.target import Target
 
@@ -106,6 +107,14 @@ class Registry:
 
     def targets(self) -> Catalog[Target]:
         return self._collect("edgec_targets", "Target")
+
+    def formats(self) -> Catalog[ArtifactFormat]:
+        return self._collect("edgec_formats", "ArtifactFormat")
+
+    def format_of(self, path: Path) -> ArtifactFormat | None:
+        """What reads a file, by its suffix; None for ONNX and what nobody knows."""
+        found, suffix = self.formats(), path.suffix.lower()
+        return found[suffix](suffix) if suffix in found else None
 
     def toolchains(self) -> dict[str, Path]:
         """Toolchain name -> path of its description; edgec's own are not in it."""

@@ -5,6 +5,7 @@ from edgec.hookspecs import hookimpl
 RKNN = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rk2118", "rv1103", "rv1103b", "rv1106", "rv1106b", "rv1126b")
 CPUS = ("x86-64", "arm64")
 LITERT = ("android", "raspberrypi4", "raspberrypi5")
+MICRO = ("cortex-m", "cortex-m4", "cortex-m7", "cortex-m55", "stm32", "stm32h747", "esp32-s3")
 
 
 @hookimpl
@@ -13,4 +14,13 @@ def edgec_targets() -> dict[str, str]:
         **dict.fromkeys(RKNN, "edgec.targets.rknn.target:Rknn"),
         **dict.fromkeys(CPUS, "edgec.targets.onnxruntime.target:OnnxRuntime"),
         **dict.fromkeys(LITERT, "edgec.targets.tflite.target:Tflite"),
+        **dict.fromkeys(MICRO, "edgec.targets.tflite.micro.target:TfliteMicro"),
+    }
+
+
+@hookimpl
+def edgec_formats() -> dict[str, str]:
+    return {
+        ".tflite": "edgec.targets.tflite.format:TfliteFormat",
+        ".rknn": "edgec.targets.rknn.format:RknnFormat",
     }

@@ -12,6 +12,7 @@ from edgec.cli.app import single
 from edgec.cli.console import Console
 
 if TYPE_CHECKING:
+    from edgec.compare import Comparison
     from edgec.diagnostics import Diagnostics
     from edgec.graph import Graph
     from edgec.layer_errors import LayerErrors
@@ -23,7 +24,9 @@ app = single()
 @app.command()
 def compare_command(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="The model taken as right.")],
-    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The model compared with it.")],
+    other: Annotated[
+        Path, typer.Argument(metavar="OTHER", help="The model compared with it: ONNX, or an artifact (.tflite).")
+    ],
     samples: Annotated[
         str | None,
         typer.Option("--samples", "--calib", metavar="DATA", help="Inputs; without them 4 generated ones."),
@@ -51,22 +54,45 @@ def compare_command(
     fit: o.Fit = None,
     layout: o.Layout = None,
     colour: o.Colour = None,
+    offline: o.Offline = False,
+    toolchain: o.ToolchainPath = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Run two ONNX models on the same inputs (ONNX Runtime, its optimiser off) and compare their outputs: SQNR, cosine,
-    greatest error, top-1 agreement. Of quantised models, or with --layers, also what each layer adds itself (fed with the
-    reference's values) and what it inherits, for values that have the same name in both."""
-    from edgec.cli import OK, VERIFICATION
+    """Run two models on the same inputs (ONNX in ONNX Runtime, its optimiser off; .tflite in LiteRT) and compare their
+    outputs: SQNR, cosine, greatest error, top-1 agreement. Of quantised models, or with --layers, also what each layer adds
+    itself (fed with the reference's values) and what it inherits, for values that have the same name in both. Of an artifact,
+    --layers shows the error of each value that kept its name, with all that came before it."""
     from edgec.compare import Comparison, compare
+    from edgec.comparing_artifacts import compare_artifact
     from edgec.diagnostics import Diagnostics
     from edgec.graph import Graph
     from edgec.layer_errors import layer_errors
+    from edgec.plugins import Registry
     from edgec.runtime import Session
 
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     found = Diagnostics()
+    registry = Registry()
+    reader = registry.format_of(other)
+    if reader is not None:
+        if plot is not None:
+            raise typer.BadParameter("layers of an artifact are not drawn", param_hint="--plot")
+        pre = o.preprocess(
+            mean=mean, std=std, scale=scale, resize=resize, crop=crop, fit=fit, layout=layout, colour=colour
+        )
+        with console.progress() as tell:
+            tools = o.toolchains(offline, toolchain, registry, tell)
+            done = compare_artifact(reader, reference, other, samples, pre, tools, found, layers=bool(layers))
+        console.line(f"{other} against {reference} on {done.source}", "title")
+        console.line(f"  executed by {done.ran_by}", "dim")
+        console.table(Comparison.COLUMNS, done.outputs.table())
+        if done.values is not None:
+            _print_values(console, done.values, top)
+        console.data(done.to_json())
+        console.diagnostics(found)
+        return _judged(console, done.outputs, min_sqnr)
     a, b = Graph.load(reference, diagnostics=found), Graph.load(other, diagnostics=found)
     pre = o.preprocess(mean=mean, std=std, scale=scale, resize=resize, crop=crop, fit=fit, layout=layout, colour=colour)
     data = o.samples(samples, a, pre, diagnostics=found)
@@ -84,10 +110,27 @@ def compare_command(
                 console.line(f"{plot}: drawn", "dim")
     console.data(document)
     console.diagnostics(found)
+    return _judged(console, result, min_sqnr)
+
+
+def _judged(console: Console, result: Comparison, min_sqnr: float | None) -> int:
+    from edgec.cli import OK, VERIFICATION
+
     if min_sqnr is not None and result.worst_sqnr_db < min_sqnr:
         console.line(f"{result.worst_sqnr_db:.1f} dB is below the {min_sqnr:g} dB asked for", "error")
         return VERIFICATION
     return OK
+
+
+def _print_values(console: Console, values: Comparison, top: int) -> None:
+    """In the order they are computed: where the error begins is what one looks for."""
+    rows = values.table()
+    console.line()
+    console.line("values inside, by the ONNX model's names, with the error of all before them", "heading")
+    shown = rows if not top else rows[:top]
+    console.table(values.COLUMNS, shown)
+    if len(rows) > len(shown):
+        console.line(f"  and {len(rows) - len(shown)} more (--top 0)", "dim")
 
 
 def _quantised(graph: Graph) -> bool:

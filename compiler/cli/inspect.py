@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from edgec.cli import options as o
 from edgec.cli.app import single
 from edgec.cli.console import Console
 
 if TYPE_CHECKING:
+    from edgec.artifact_format import ArtifactFormat
     from edgec.graph import Graph
 
 app = single()
 
 
 @app.command()
-def inspect(model: o.Model, as_json: o.Json = False, quiet: o.Quiet = False, verbose: o.Verbose = False) -> int:
-    """Show a model's inputs, outputs, ops, weights, and what edgec notices while loading it."""
+def inspect(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An ONNX file, or an artifact: .tflite, .rknn.", show_default=False)
+    ],
+    text: Annotated[bool, typer.Option("--text", help="The whole graph as text, one operator a line.")] = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Show what is in a model: inputs, outputs, operators, weights, and what edgec notices while loading it. Of an
+    artifact also how much computes in integers, and its metadata."""
+    from edgec.plugins import Registry
+
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    registry = Registry()
+    reader = registry.format_of(model)
+    if reader is not None:
+        return _artifact(console, reader, model, text)
+    return _onnx(console, model, text)
+
+
+def _artifact(console: Console, reader: ArtifactFormat, path: Path, text: bool) -> int:
+    from edgec.diagnostics import Location, error
+
+    if not path.is_file():
+        raise error("EC0001", "there is no such file", Location(str(path)))
+    found = reader.inspect(path)
+    if text:
+        typer.echo(found.text)
+    else:
+        console.lines(found.lines)
+    console.data(found.data)
+    return 0
+
+
+def _onnx(console: Console, model: Path, text: bool) -> int:
     from edgec.diagnostics import Diagnostics
     from edgec.graph import Graph
     from edgec.manifest import sha256_file
     from edgec.report import ModelFacts
     from edgec.summary import size
 
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     found = Diagnostics()
     graph = Graph.load(model, diagnostics=found)
+    if text:
+        typer.echo(graph.to_text())
+        return 0
     facts = ModelFacts.of(graph, path=str(model), sha256=sha256_file(model))
     ops = dict(graph.op_counts().most_common())
     domains = dict(sorted(graph.model.opset_imports.items()))

@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ CHUNK_BYTES = 128 << 20
 """Inputs of so many bytes travel at once: what is on disk and in memory stays bounded, whatever the number of samples."""
 
 CHUNK_SAMPLES = 4096
+
+TENSOR_SAMPLES = 8
+"""Samples that share a process where every tensor of each is kept on disk."""
 
 ARENA_BYTES = 256 << 20
 """What tflite-micro is given to find out how much it needs."""
@@ -137,7 +141,13 @@ class LiteRtRunner(_FileRunner):
 
     def tensors(self, sample: Mapping[str, Array]) -> dict[int, Array]:
         """Every tensor the file's operators compute, by its index in the file, as stored there."""
-        return self._run(ModelRun(self.model, [self.interface.store(sample)], all_tensors=True)).tensors[0]
+        return next(self.all_tensors([sample]))
+
+    def all_tensors(self, samples: Iterable[Mapping[str, Array]]) -> Iterator[dict[int, Array]]:
+        """The same for each sample; a few of them share a process."""
+        stream = iter(samples)
+        while chunk := [self.interface.store(s) for s in islice(stream, TENSOR_SAMPLES)]:
+            yield from self._run(ModelRun(self.model, chunk, all_tensors=True)).tensors
 
     def operators(self, sample: Mapping[str, Array]) -> Sequence[tuple[str, bool]]:
         """The operators in file order, and whether XNNPACK took each."""
