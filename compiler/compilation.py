@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgec import __version__
 from edgec.accuracy import Accuracy
 from edgec.api import Compiled
+from edgec.coverage import measure
 from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.graph import Graph
 from edgec.lowering import Verify, freeze, lower
@@ -26,12 +27,16 @@ from edgec.recipe import Step
 from edgec.report import ArtifactFacts, ModelFacts, Report
 from edgec.samples import Preprocess, Samples, generated_samples
 from edgec.samples.given import given_samples
+from edgec.specs.conditions import Setting
 from edgec.target import Artifact, EmitJob, Target
 from edgec.verify import FloatModel, verify_artifact
 
 if TYPE_CHECKING:
+    from edgec.coverage import Coverage
+    from edgec.lowering import Lowered
     from edgec.output import OutputFolder
     from edgec.placement import Placement
+    from edgec.quantization.record import QuantRecord
     from edgec.specs.schema import Effort
     from edgec.toolchain import ToolchainManager, Worker
 
@@ -116,6 +121,7 @@ class Compilation:
                         self.accuracy.min_sqnr if self.accuracy is not None else None,
                     )
         differences = _differences(placement, artifact, notes)
+        covered = self._coverage(artifact, lowered, ctx.quantization)
         notes.raise_if_errors()
         report = Report(
             edgec_version=__version__,
@@ -128,6 +134,7 @@ class Compilation:
             placement=placement.to_json(),
             differences=differences,
             artifact=ArtifactFacts.of(artifact),
+            coverage=covered,
             verification=verification,
             diagnostics=tuple(notes.items),
             seconds=dict(clock.seconds),
@@ -143,6 +150,16 @@ class Compilation:
         tell("done")
         kept = _in_place(artifact, final)
         return Compiled(lowered.graph, kept, placement, report, notes, ctx.rejections, final)
+
+    def _coverage(self, artifact: Artifact, lowered: Lowered, record: QuantRecord | None) -> Coverage | None:
+        """What of a quantised artifact computes in integers; warns of what does not. None where nothing was to."""
+        scheme = self.target.spec().precisions[lowered.precision].quantization
+        if artifact.kernels is None or (scheme is not None and scheme.mode == "weight-only"):
+            return None
+        setting = Setting(lowered.precision, self.target.spec().platform, lowered.graph.opset)
+        found = measure(artifact.kernels, lowered.graph, scheme, setting, record, source=artifact.kernels_by)
+        found.diagnose(self.diagnostics, lowered.reference.source)
+        return found
 
     def _load(self) -> Graph:
         if isinstance(self.model, Graph):

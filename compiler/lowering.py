@@ -91,6 +91,15 @@ def lower(
     return Lowered(target, precision, graph, after, records, pipeline_text([*passes[:at], *rest]), mixed)
 
 
+def frozen(graph: Graph, input_shapes: Sequence[str], registry: Registry) -> Graph:
+    """`graph` with its inputs fixed, what samples must fit: a copy, or itself where nothing is to be fixed."""
+    if not input_shapes:
+        return graph
+    copy = graph.clone()
+    freeze(copy, input_shapes, registry)
+    return copy
+
+
 def freeze(graph: Graph, input_shapes: Sequence[str], registry: Registry) -> None:
     """Fix the inputs of `graph`, in place, as `--input-shape` does."""
     steps: list[Step] = [{"freeze-shapes": {"shapes": list(input_shapes)}}]

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,22 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise write_error(e, path) from e
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written at the end, before the work begins. Leaves nothing behind, but for folders
+    that had to be made.
+
+    Raises:
+        EdgecError: EC0902 or EC0903.
+    """
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, probe = tempfile.mkstemp(prefix=".edgec-", dir=path.parent)
+        os.close(fd)
+        os.unlink(probe)
 
 
 def write_error(e: OSError, path: Path) -> EdgecError:

@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.accuracy import Accuracy
 from edgec.compare import Comparison, compare
+from edgec.coverage import Coverage, measure, stored_kernels
 from edgec.diagnostics import Diagnostics, error
 from edgec.graph import Graph
-from edgec.lowering import freeze, lower
+from edgec.lowering import Lowered, frozen, lower
+from edgec.passes.quantize.quantized_input import quantization_form
 from edgec.pipeline import Instrument, PassContext, PassRecord
 from edgec.plugins import Registry
 from edgec.quantization.record import QuantRecord
 from edgec.samples import Arrays, Preprocess, Samples
 from edgec.samples.given import JUDGED_SAMPLES, given_samples
+from edgec.specs.conditions import Setting
 
 if TYPE_CHECKING:
     from edgec.quantization.mixed import Mixed
     from edgec.recipe import Step
     from edgec.runtime import Session
     from edgec.specs.schema import Effort, TargetSpec
+    from edgec.target import Target
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Quantized:
     diagnostics: Diagnostics
     seconds: float
     mixed: Mixed | None = None
+    coverage: Coverage | None = None
+    """None where weights alone are stored, for kernels in float."""
 
 
 def quantize(
@@ -81,10 +87,7 @@ def quantize(
     graph = model.clone() if isinstance(model, Graph) else Graph.load(model, diagnostics=notes)
     chosen = registry.target(target)
     precision = precision or _quantised_precision(chosen.spec())
-    shaped = graph
-    if input_shapes:
-        shaped = graph.clone()
-        freeze(shaped, input_shapes, registry)
+    shaped = frozen(graph, input_shapes, registry)
     inputs, checked = given_samples(calibration, samples, shaped, preprocess, notes, choosing=bool(accuracy))
     steps = with_options(chosen.pipeline(precision, effort), "quantize", options or {})
     ctx = PassContext(diagnostics=notes, samples=checked, calibration=inputs)
@@ -105,6 +108,7 @@ def quantize(
         after = Session(lowered.graph, optimise=True, background=True)
         wanted, made = tee(_side_by_side(before, after, checked))
         comparison = compare((want for want, _ in wanted), (got for _, got in made))
+    covered = _coverage(chosen, lowered, ctx.quantization, notes)
     tell("done")
     seconds = time.perf_counter() - start
     return Quantized(
@@ -116,7 +120,37 @@ def quantize(
         notes,
         seconds,
         lowered.mixed,
+        covered,
     )
+
+
+def graph_coverage(graph: Graph, record: QuantRecord | None, notes: Diagnostics) -> Coverage | None:
+    """Of a graph for no target in particular, by its Q/DQ; None where it has none, or where weights alone are stored."""
+    if record is None and quantization_form(graph).form in ("none", "weight-only"):
+        return None
+    scheme = record.scheme if record is not None else None
+    if scheme is not None and scheme.mode == "weight-only":
+        return None
+    dynamic = scheme is not None and scheme.mode == "dynamic"
+    kernels = stored_kernels(graph, weights_only=dynamic)
+    found = measure(kernels, graph, scheme, Setting("", "", graph.opset), record, source="the Q/DQ graph")
+    found.diagnose(notes, graph.source)
+    return found
+
+
+def _coverage(target: Target, lowered: Lowered, record: QuantRecord | None, notes: Diagnostics) -> Coverage | None:
+    """By the target's runtime where the graph has its scheme, else by the Q/DQ; warns of products in float."""
+    spec = target.spec()
+    own = spec.precisions[lowered.precision].quantization
+    scheme = record.scheme if record is not None else own
+    if scheme is None or scheme.mode == "weight-only":
+        return None
+    told = target.kernels(lowered.graph) if own is not None and own.name == scheme.name else None
+    kernels, source = told or (stored_kernels(lowered.graph, weights_only=scheme.mode == "dynamic"), "the Q/DQ graph")
+    setting = Setting(lowered.precision, spec.platform, lowered.graph.opset)
+    found = measure(kernels, lowered.graph, scheme, setting, record, source=source)
+    found.diagnose(notes, lowered.reference.source)
+    return found
 
 
 def _side_by_side(before: Session, after: Session, samples: Samples) -> Iterator[tuple[Arrays, Arrays]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgec.coverage import Coverage
 from edgec.diagnostics import Diagnostic, Location, Severity, error
 from edgec.pipeline import PassRecord
 
@@ -151,6 +152,8 @@ class Report:
     differences: tuple[Mapping[str, Any], ...] = ()
     """Where the vendor's compiler placed a node elsewhere than the op table said."""
     artifact: ArtifactFacts | None = None
+    coverage: Coverage | None = None
+    """Of a quantised artifact: what computes in integers."""
     verification: Verification | None = None
     diagnostics: tuple[Diagnostic, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -32,6 +32,7 @@ def summary_lines(report: Report, folder: str | Path | None = None) -> Iterator[
     yield from _passes(report)
     yield from _placement(report)
     yield from _artifact(report)
+    yield from _coverage(report)
     if report.verification is not None:
         yield from _verification(report.verification)
     yield from _diagnostics(report)
@@ -156,6 +157,19 @@ def _artifact(report: Report) -> Iterator[Line]:
             yield "text", f"  {name.replace('_', ' ')}: {_short(value)}"
     if not a.reproducible and "not_reproducible" not in a.facts:
         yield "dim", "  compiling again writes other bytes (the vendor's SDK)"
+
+
+def _coverage(report: Report) -> Iterator[Line]:
+    c = report.coverage
+    if c is None:
+        return
+    short = [f for f in c.in_float if not f.asked]
+    yield "warning" if short else "good", f"  {report.precision}: {c}, says {c.source}"
+    causes: dict[str, list[str]] = {}
+    for f in c.in_float:
+        causes.setdefault(f"{f.op}: {f.cause}", []).append(f.node)
+    for cause, nodes in list(causes.items())[:_SHOWN]:
+        yield "dim", f"    in float: {', '.join(_some(nodes, 3))}: {_short(cause)}"
 
 
 _UNITS = ("bytes", "KB", "MB", "KiB", "MiB", "ms", "s")

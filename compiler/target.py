@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from edgec.coverage import Kernel
     from edgec.graph import Graph
     from edgec.placement import ActualPlacement, Placement
     from edgec.quantization.record import QuantRecord
@@ -44,6 +45,10 @@ class Artifact:
     facts: Mapping[str, Any] = field(default_factory=dict)
     not_verified: Sequence[str] = ()
     reproducible: bool = True
+    kernels: Sequence[Kernel] | None = None
+    """The convolutions and products as the artifact itself has them; None where it does not tell."""
+    kernels_by: str = ""
+    """Who told them, for people: "ONNX Runtime"."""
 
     def size(self, name: str) -> int:
         """Bytes of one file."""
@@ -147,6 +152,12 @@ class Target(ABC):
         from edgec.placement import place
 
         return place(graph, self.spec(), precision)
+
+    def kernels(self, graph: Graph) -> tuple[Sequence[Kernel], str] | None:
+        """What the target's runtime makes of the convolutions and products of a graph with Q/DQ, and who says so; None
+        where that is known of the artifact only.
+        """
+        return None
 
     def warm_up(self, toolchains: ToolchainManager, workdir: Path) -> AbstractContextManager[Worker | None]:
         """Called before the model is read: start the SDK here if that takes long. `emit` finds it as `job.worker`."""

@@ -28,7 +28,16 @@ def opt(
     pipeline: o.PipelineText = None,
     input_shape: o.InputShape = None,
     as_text: Annotated[bool, typer.Option("--text", help="Print the result in ONNX's textual form.")] = False,
+    calib: o.Calib = None,
     samples: o.SamplesOption = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    scale: o.Scale = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    fit: o.Fit = None,
+    layout: o.Layout = None,
+    colour: o.Colour = None,
     verify_each: o.VerifyEach = False,
     why_not: o.WhyNot = None,
     dump_after_each: o.DumpAfterEach = None,
@@ -38,37 +47,48 @@ def opt(
 ) -> int:
     """Run passes on a model and write the result as ONNX. Without --pipeline: the float passes, for ONNX Runtime.
 
+    --calib gives the passes inputs that need them: -p "...,quantize{scheme=onnxruntime-int8}". Such a scheme is that of
+    no target: `edgec quantize` takes a target's, with the passes that belong to it.
+
     --verify-each runs the model before and after every pass on --samples, or on generated inputs.
     """
     from edgec.cli.instruments import DumpAfterEach
     from edgec.diagnostics import Diagnostics
     from edgec.graph import Graph
-    from edgec.output import writing
+    from edgec.lowering import frozen
+    from edgec.output import check_writable, writing
     from edgec.pipeline import PassContext, PassManager
     from edgec.plugins import Registry
+    from edgec.quantizing import graph_coverage
     from edgec.recipe import build_passes, parse_pipeline, pipeline_text
+    from edgec.samples.given import given_samples
     from edgec.specs.schema import builtin_pipeline
 
     console = Console(as_json=as_json or as_text, quiet=quiet, verbose=verbose)
     found = Diagnostics()
     registry = Registry()
     found.items.extend(registry.diagnostics)
+    if output is not None:
+        spare_the_source(model, output)
+        check_writable(output)
     graph = Graph.load(model, diagnostics=found)
     steps = list(builtin_pipeline("onnxruntime").steps if pipeline is None else parse_pipeline(pipeline))
     if input_shape:
         steps = [{"freeze-shapes": {"shapes": list(input_shape)}}, *steps]
     passes = build_passes(steps, registry.passes())
     ctx = PassContext(diagnostics=found)
-    if samples is not None:
-        ctx.samples = o.samples(samples, graph, None, diagnostics=found)
+    pre = o.preprocess(mean=mean, std=std, scale=scale, resize=resize, crop=crop, fit=fit, layout=layout, colour=colour)
+    if calib is not None or samples is not None:
+        given = frozen(graph, input_shape or (), registry)
+        ctx.calibration, ctx.samples = given_samples(calib, samples, given, pre, found)
     before, count = graph.op_counts(), sum(1 for _ in graph.nodes())
     dumps = [DumpAfterEach(dump_after_each)] if dump_after_each is not None else []
     records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
     graph.verify()
     if why_not is not None:
         _check_rule(why_not, passes, ctx)
+    covered = graph_coverage(graph, ctx.quantization or None, found)
     if output is not None:
-        spare_the_source(model, output)
         with writing(output):
             output.parent.mkdir(parents=True, exist_ok=True)
             graph.save(output)
@@ -81,6 +101,8 @@ def opt(
     written = f"; written to {output}" if output is not None else ""
     if not quiet:
         console.line(f"{len(changed)} of {len(records)} passes changed the graph: {count:,} -> {left:,} nodes{written}")
+        if covered is not None:
+            console.line(f"{covered}, says {covered.source}", "warning" if covered.in_float else "good")
     if why_not is not None:
         _why_not(why_not, ctx, console)
     if as_text:
@@ -90,6 +112,7 @@ def opt(
             {
                 "model": str(model), "output": output, "pipeline": pipeline_text(passes), "passes": records,
                 "ops_before": before, "ops_after": graph.op_counts(), "rejections": ctx.rejections,
+                "coverage": covered,
                 "diagnostics": list(found),
             }
         )  # fmt: skip

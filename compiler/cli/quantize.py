@@ -13,6 +13,7 @@ from edgec.cli.console import Console
 
 if TYPE_CHECKING:
     from edgec.quantizing import Quantized
+    from edgec.summary import Style
 
 app = single()
 
@@ -78,13 +79,21 @@ def quantize(
     """
     from edgec.cli.opt import spare_the_source
     from edgec.diagnostics import Diagnostics
-    from edgec.output import writing
+    from edgec.output import check_writable, writing
     from edgec.quantizing import quantize as run
 
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     spare_the_source(model, output)
+    for path in (output, save_ranges, plot):  # found out now, not after minutes of calibration
+        if path is not None:
+            check_writable(path)
     pre = o.preprocess(mean=mean, std=std, scale=scale, resize=resize, crop=crop, fit=fit, layout=layout, colour=colour)
-    given = {"scheme": scheme, "method": method, "keep": keep, "ranges": str(ranges) if ranges else None}
+    given: dict[str, Any] = {
+        "scheme": scheme,
+        "method": method,
+        "keep": keep,
+        "ranges": str(ranges) if ranges else None,
+    }
     given["reduce_range"] = reduce_range or None
     found = Diagnostics()
     try:
@@ -99,12 +108,11 @@ def quantize(
         raised = {*getattr(e, "diagnostics", ())}
         console.diagnostics(d for d in found if d not in raised)
         raise
-    with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        result.graph.save(output)
     if save_ranges is not None and result.record is not None and result.record.statistics is not None:
         with writing(save_ranges):
             result.record.statistics.save(save_ranges)
+    with writing(output):  # after the ranges: a model that is there was made by a command that succeeded
+        result.graph.save(output)
     if plot is not None and result.mixed is not None:
         with writing(plot):
             plot.write_text(result.mixed.svg(f"{model.stem}, {target}"), encoding="utf-8")
@@ -124,12 +132,14 @@ def _show(result: Quantized, model: Path, output: Path, console: Console, quiet:
         what = "a model in float16; quantise the float32 model it was made from" if half else "what this model computes"
         why = arrived or f"nothing was quantised: the scheme has no rule for {what}"
         console.line(why, "warning")
+        _coverage(result, console)
         return
     record = result.record
     console.line(
         f"{len(record.weights)} weights and {len(record.activations)} activations stored in integers by "
-        f"{record.scheme.name}; {len(record.kept)} kernels kept in float; {result.seconds:.1f} s"
+        f"{record.scheme.name}; {result.seconds:.1f} s"
     )
+    _coverage(result, console)
     for node, reason in record.kept.items():
         console.line(f"  {node}: {reason}", "dim")
     if result.mixed is not None and len(result.mixed.points) > 1:
@@ -142,6 +152,12 @@ def _show(result: Quantized, model: Path, output: Path, console: Console, quiet:
     console.line(f"written to {output}: {after / 1e6:.2f} MB, the float model has {before / 1e6:.2f} MB")
 
 
+def _coverage(result: Quantized, console: Console) -> None:
+    if (c := result.coverage) is not None:
+        style: Style = "warning" if any(not f.asked for f in c.in_float) else "good"
+        console.line(f"{c}, says {c.source}", style)
+
+
 def _data(result: Quantized, model: Path, output: Path) -> dict[str, Any]:
     record = result.record
     return {
@@ -151,6 +167,7 @@ def _data(result: Quantized, model: Path, output: Path) -> dict[str, Any]:
         "scheme": record.scheme.name if record is not None else None,
         "weights": len(record.weights) if record is not None else 0,
         "activations": len(record.activations) if record is not None else 0,
+        "coverage": result.coverage,
         "kept": dict(record.kept) if record is not None else {},
         "mixed": result.mixed.to_json() if result.mixed is not None else None,
         "comparison": result.comparison.to_json() if result.comparison is not None else None,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgec.coverage import is_quantized
 from edgec.diagnostics import error
 from edgec.graph import INLINE_LIMIT, Graph
 from edgec.target import Artifact, EmitJob, Runner, Target
 
 if TYPE_CHECKING:
+    from edgec.coverage import Kernel
     from edgec.target import Arrays
 
 _MACHINES = {"x86-64": ("x86_64", "AMD64"), "arm64": ("aarch64", "arm64")}
@@ -44,15 +47,28 @@ class OnnxRuntime(Target):
         if platform.machine() not in _MACHINES.get(self.name, (platform.machine(),)):
             not_verified.append(f"{self.name} kernels: the artifact was run on this {platform.machine()} host instead")
         facts = {}
+        found, by = _kernels(written[0], graph) if is_quantized(graph) else (None, "")
         if form == "both" and job.verification is not None:
             facts["model.ort against model.onnx"] = _compare_forms(written[0], folder / "model.ort", job)
         entry = "model.onnx" if "model.onnx" in files else "model.ort"
-        return Artifact(files, entry, facts=facts, not_verified=tuple(not_verified))
+        return Artifact(files, entry, facts=facts, not_verified=tuple(not_verified), kernels=found, kernels_by=by)
+
+    def kernels(self, graph: Graph) -> tuple[Sequence[Kernel], str]:
+        with tempfile.TemporaryDirectory(prefix="edgec-kernels-") as folder:
+            return _kernels(graph.save(Path(folder, "model.onnx"))[0], graph)
 
     def runner(self, artifact: Artifact, graph: Graph, job: EmitJob) -> Runner | None:
         path = artifact.files[artifact.entry]
         assert isinstance(path, Path)  # emit writes files
         return _SessionRunner(path)
+
+
+def _kernels(model: Path, graph: Graph) -> tuple[Sequence[Kernel], str]:
+    import onnxruntime as ort
+
+    from edgec.targets.onnxruntime.kernels import kernels
+
+    return kernels(model, graph), f"ONNX Runtime {ort.__version__}"
 
 
 class _SessionRunner:

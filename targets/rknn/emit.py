@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgec.actual_placement import ActualNode, ActualPlacement
+from edgec.coverage import PRODUCTS, Kernel
 from edgec.diagnostics import EdgecError, Location, error
 from edgec.graph import Graph
 from edgec.target import Artifact, EmitJob
@@ -166,6 +168,8 @@ def _artifact(built: Built, spec: TargetSpec, toolchain: Toolchain, job: EmitJob
         entry="model.rknn",
         simulated=built.simulated,
         actual=_actual(path, table, built.variant.names),
+        kernels=kernels(table, built.variant) if job.precision == "int8" or built.variant.by == "model" else None,
+        kernels_by="RKNN-Toolkit2's layer table",
         facts={
             "runner": f"RKNN simulator of rknn-toolkit2 {versions['toolkit']}",
             "versions": {**toolchain.versions, "rknn compiler": versions["compiler"]},
@@ -212,6 +216,21 @@ def _actual(path: Path, table: LayerTable, original: Mapping[str, str]) -> Actua
         where: Literal["accelerator", "fallback"] = "accelerator" if device == "NPU" else "fallback"
         layers.append(ActualNode(name, kind, where, () if node is None else (node,)))
     return ActualPlacement(tuple(layers), source)
+
+
+_PRODUCT = re.compile(r"(?:ex)?(?:Conv(?!ert)|MatMul|Gemm|[A-Za-z]*(?:LSTM|GRU|Attention|SDPA))", re.IGNORECASE)
+
+
+def kernels(table: LayerTable, variant: Variant) -> list[Kernel]:
+    """The layers that are convolutions or products of the model, and not a pooling that the compiler computes as one."""
+    known_as = {variant.names[n.name]: n for n in variant.model.nodes() if n.name in variant.names}
+    found = []
+    for row in table.rows:
+        if _PRODUCT.match(row.op):
+            name = source_node(row.full_name, variant.names)
+            if name is None or known_as[name].op_type in PRODUCTS:
+                found.append(Kernel(row.op, "INT" in row.dtype, name))
+    return found
 
 
 def source_node(layer: str, original: Mapping[str, str]) -> str | None:

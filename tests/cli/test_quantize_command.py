@@ -208,3 +208,42 @@ def test_a_model_in_float16_is_told_apart_from_one_without_rules(
     )
     assert code == 0, err
     assert "quantise the float32 model" in out
+
+def test_opt_quantises_with_calibration_data(
+    model: Path, calib: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.onnx"
+    passes = "infer-shapes,quantize{scheme=onnxruntime-int8}"
+    code, _, err = run(capsys, "opt", model, "-p", passes, "-o", tmp_path / "no.onnx")
+    assert code == 1
+    assert "EC0220" in err
+    code, text, err = run(capsys, "opt", model, "-p", passes, "--calib", calib, "-o", out)
+    assert code == 0, err
+    assert "3 of 3 convolutions and products in integers" in text
+    assert "QuantizeLinear" in {n.op_type for n in onnx.load(out).graph.node}
+    code, text, _ = run(capsys, "opt", out, "-p", "remove-dead", "--json")
+    assert json.loads(text)["coverage"]["integer"] == 3
+
+
+def test_what_computes_in_integers_is_said(
+    model: Path, calib: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "quantize", model, "-o", tmp_path / "q.onnx", "--calib", calib, "--keep", "d")
+    assert code == 0
+    assert "2 of 3 convolutions and products in integers, says ONNX Runtime" in out
+
+
+@pytest.mark.parametrize("option", ["-o", "--save-ranges", "--plot"])
+def test_a_path_that_cannot_be_written_is_found_before_calibration(
+    option: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The calibration data are not even opened, and nothing is left behind."""
+    (tmp_path / "file").touch()
+    bad, good = tmp_path / "file" / "x.onnx", tmp_path / "q.onnx"
+    paths = ["-o", bad] if option == "-o" else ["-o", good, option, bad]
+    code, _, err = run(capsys, "quantize", model, *paths, "--calib", tmp_path / "not_there.npy")
+    assert code == 1
+    assert "EC0902" in err
+    assert "not_there" not in err
+    assert not good.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "model.onnx"]
