@@ -94,7 +94,8 @@ def _compile(compiler: Compiler, arguments: Sequence[str], folder: Path, log: Pa
     except subprocess.TimeoutExpired as e:
         raise error("EC0668", f"{compiler.describe} was not done in {SECONDS:.0f} s", Location(str(log))) from e
     (folder / "compiled.o").unlink(missing_ok=True)
-    log.write_text(f"{' '.join(command)}\n{ended.stdout}{ended.stderr}", encoding="utf-8")
+    with log.open("a", encoding="utf-8") as f:
+        f.write(f"{' '.join(command)}\n{ended.stdout}{ended.stderr}")
     if ended.returncode:
         said = next((line for line in ended.stderr.splitlines() if "error" in line), f"status {ended.returncode}")
         raise error(

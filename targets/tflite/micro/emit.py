@@ -26,7 +26,7 @@ from edgec.targets.tflite.runner import Arena, LiteRtRunner, MicroRunner, availa
 if TYPE_CHECKING:
     from edgec.graph import Graph
     from edgec.specs.schema import TargetSpec
-    from edgec.targets.tflite.model import TfliteModel
+    from edgec.targets.tflite.model import Quant, TfliteModel
 
 EXACT_SAMPLES = 16
 """So many verification samples are compared bit by bit: reference kernels are slow."""
@@ -95,13 +95,15 @@ def say_interface(ends: Interface, options: MicroOptions, job: EmitJob) -> None:
     """That the interface is integers, which is another default than LiteRT's targets have."""
     integer = [e for e in (*ends.inputs, *ends.outputs) if e.quant is not None]
     if integer and "io-dtype" not in job.options and "io_dtype" not in job.options:
-        told = ", ".join(
-            f"{e.name} is {e.dtype}, real = (stored - {int(e.quant.zero_point[0])}) * {float(e.quant.scale[0]):.6g}"
-            for e in integer
-            if e.quant is not None
-        )
+        told = ", ".join(f"{e.name} is {e.dtype}, real = {_real(e.quant)}" for e in integer if e.quant is not None)
         hint = "model_data.h has the constants; --io-dtype float puts the conversion into the model, for RAM and time"
         job.diagnostics.note("EC0671", f"the model takes and gives integers: {told}", hint=hint)
+
+
+def _real(q: Quant) -> str:
+    zero = int(q.zero_point[0])
+    stored = f"(stored {'-' if zero > 0 else '+'} {abs(zero)})" if zero else "stored"
+    return f"{stored} * {float(q.scale[0]):.6g}"
 
 
 def plan_arena(

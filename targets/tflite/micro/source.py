@@ -248,5 +248,5 @@ def _comment(text: str) -> str:
 
 def _float(x: np.float32) -> str:
     """The shortest decimal that is this float32 again, as a C++ literal."""
-    text = np.format_float_scientific(np.float32(x), trim="0", exp_digits=1)
-    return f"{text}f"
+    form = np.format_float_positional if 1e-4 <= abs(x) < 1e6 else np.format_float_scientific
+    return f"{form(np.float32(x), trim='0')}f"
