@@ -91,7 +91,7 @@ ROWS: Mapping[str, Row] = {
     "Relu": Row("relu"), "LeakyRelu": Row("leaky_relu"), "PRelu": Row("prelu"), "Elu": Row("elu"), "Celu": Row("elu mul_const"),
     "Selu": Row("elu mul_const"), "Sigmoid": Row("logistic"), "Tanh": Row("tanh"), "HardSwish": Row("hard_swish"), "Gelu": Row("gelu"),
     "Swish": Row("logistic mul"), "Mish": Row("exp add log tanh mul"), "Softplus": Row("exp add log"), "Softsign": Row("abs add div"),
-    "HardSigmoid": Row("mul_const add_const maximum minimum"), "Clip": Row("relu6 maximum minimum", note="RELU, RELU6 and RELU_N1_TO_1 where the bounds are theirs"),
+    "HardSigmoid": Row("mul_const add_const"), "Clip": Row("relu6 maximum minimum", note="RELU, RELU6 and RELU_N1_TO_1 where the bounds are theirs"),
     "ThresholdedRelu": Row("greater select_v2 mul"), "Softmax": Row("softmax"), "LogSoftmax": Row("log_softmax"),
     # --- functions of one value
     "Abs": Row("abs"), "Neg": Row("neg"), "Exp": Row("exp"), "Log": Row("log"), "Sqrt": Row("sqrt"), "Reciprocal": Row("div"),
