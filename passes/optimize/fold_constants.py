@@ -321,9 +321,14 @@ class _Folder:
         opsets = dict(self.graph.model.opset_imports)
         results = evaluate_nodes(nodes, feeds, wanted, opsets, self._failed)
         self.known.update(results)
-        for n in nodes:
-            if n not in self.refused and all(v in results or not self._escapes(v) for v in n.outputs):
-                self.folded.append(n)
+        gone: set[ir.Node] = set()  # a node whose result was only needed by one that failed stays with it
+        for n in reversed(nodes):
+            if n not in self.refused and all(v in results or self._read_only_by(gone, v) for v in n.outputs):
+                gone.add(n)
+        self.folded += [n for n in nodes if n in gone]
+
+    def _read_only_by(self, nodes: set[ir.Node], v: ir.Value) -> bool:
+        return not v.is_graph_output() and all(u.node in nodes for u in v.uses())
 
     def _escapes(self, v: ir.Value) -> bool:
         return v.is_graph_output() or any(u.node not in self.deferred for u in v.uses())

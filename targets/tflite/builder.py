@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgec.graph import constant, ir, is_constant, static_shape
+from edgec.targets.tflite import plain_quantization
 from edgec.targets.tflite.absorb import DQ, Forms, params, stored_value
 from edgec.targets.tflite.model import Array, Operator, Quant, Tensor
 from edgec.targets.tflite.storage import Perm, between, moves_nothing, stored
@@ -109,6 +110,10 @@ class Builder:
         return self._weights[key]
 
     def _dequantised(self, v: ir.Value, base: ir.Value, perm: Perm | None) -> Tensor:
+        producer = v.producer()
+        if producer is not None and not all(is_constant(p) for p in producer.inputs[1:] if p is not None):
+            plain = plain_quantization.dequantize(self, producer)
+            return plain if perm is None else self.transpose(plain, perm)
         if is_constant(base) and (math.prod(self.shape(base)) <= FOLDED or self._blocked(v)):
             data = dequantised(v)
             return self.constant(data if perm is None else data.transpose(perm), v.name or "")
@@ -116,6 +121,10 @@ class Builder:
             t = self.stored_weight(v, perm if perm is not None else tuple(range(len(self.shape(base)))))
         else:
             t = self.tensor(base, perm)
+            found = params(producer) if producer is not None else None
+            if producer is not None and (found is None or t.quant is None or not t.quant.same(found[0])):
+                plain = plain_quantization.dequantize(self, producer)
+                return plain if perm is None else self.transpose(plain, perm)
         out = Tensor(f"{v.name}", t.shape, "float32")
         self.operators.append(Operator("DEQUANTIZE", [t], [out], {}, v.name or ""))
         return out

@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgec.diagnostics import Diagnostic, Diagnostics, EdgecError, Location, Severity
 from edgec.graph import Graph, ir, is_constant, static_shape
+from edgec.targets.tflite import plain_quantization
 from edgec.targets.tflite.absorb import DQ, Forms, Q, absorb, params, stored_value
 from edgec.targets.tflite.builder import Builder, dtype_name
 from edgec.targets.tflite.layout import Layouts, Side, Sides, assign
@@ -20,6 +21,8 @@ IoLayout = Literal["keep", "nhwc"]
 IoDtype = Literal["float", "integer"]
 
 _QDQ = frozenset({Q, DQ})
+_NOT_AT_THE_INTERFACE = frozenset({"int4", "uint64"})
+"""Types LiteRT stores, but neither takes nor gives (int4) or computes in (uint64)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,11 @@ def _check(graph: Graph, forms: Forms) -> None:
                 shapeless.append(f"{v.name!r} ({v.shape if v.dtype is not None else 'no type'})")
             elif dtype_name(v.dtype) not in DTYPES:
                 types.setdefault(v.dtype.name.lower(), []).append(v.name or "")
+    for v in (*graph.inputs, *graph.outputs):
+        if v.dtype is not None and dtype_name(v.dtype) in _NOT_AT_THE_INTERFACE:
+            types.setdefault(v.dtype.name.lower(), []).append(v.name or "")
+        if v.is_graph_output() and 0 in (static_shape(v) or ()):
+            shapeless.append(f"output {v.name!r}, which has no elements,")
     errors = []
     for op, names in unknown.items():
         hint = "docs/tflite.md lists the ops there are; a pass of your own may say it with those"
@@ -200,10 +208,13 @@ class _Lowering:
             return  # written by an integer kernel, or the integer interface
         v = node.inputs[0]
         found = params(node)
-        if v is None or found is None or found[1] not in ("int8", "int16", "uint8"):
-            raise Refused("its scale is computed at run time, or its type is none of int8, int16, uint8")
-        if not found[0].per_tensor:
-            raise Refused("activations have one scale in TFLite, not one for each channel")
+        if found is None or found[1] not in ("int8", "int16", "uint8") or not found[0].per_tensor:
+            plain = plain_quantization.quantize(b, node)
+            if isinstance(plain, str):
+                raise Refused(plain)
+            b.keep(out, None, plain)
+            return
+        assert v is not None  # params looked
         base = stored_value(v)
         if base is not None and not is_constant(base):
             perm = b.storage(base) if b.known(base) else None
@@ -230,9 +241,18 @@ class _Lowering:
             for q in quantisers:
                 b.keep(q.outputs[0], perm, t)
             return Port(v.name or "", t, perm, first[0])
-        t = Tensor(v.name or "", shape, b.dtype(v))
+        t = Tensor(v.name or "", shape, b.dtype(v), self._scale_of_integers(v))
         b.keep(v, perm, t)
         return Port(v.name or "", t, perm, None)
+
+    def _scale_of_integers(self, v: ir.Value) -> Quant | None:
+        """The scale of an integer input that all its readers take for the same real numbers."""
+        readers = [u.node for u in v.uses()]
+        kinds = [params(r) if r.op_type == DQ and r.inputs[0] is v else None for r in readers]
+        first = kinds[0] if kinds else None
+        if first is None or not first[0].per_tensor or first[1] not in ("int8", "int16", "uint8"):
+            return None
+        return first[0] if all(k is not None and k[0].same(first[0]) for k in kinds) else None
 
     def _outputs(self, inputs: list[Tensor]) -> list[Port]:
         """Every output a tensor of its own that an operator writes, with the name it has in the model."""

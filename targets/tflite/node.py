@@ -150,7 +150,9 @@ class NodeLowering:
         q = self.rule.quantised
         if self.integer and q is not None and (base := stored_value(v)) is not None:
             if is_constant(base):  # with its scale: LiteRT ends the process on an integer operand that has none
-                t = self.builder.stored_weight(v, perm if perm is not None else tuple(range(len(self.builder.shape(v)))))
+                t = self.builder.stored_weight(
+                    v, perm if perm is not None else tuple(range(len(self.builder.shape(v))))
+                )
             else:
                 t = self.builder.tensor(base, perm)
             if q.scales == "as-output":
@@ -287,6 +289,9 @@ class NodeLowering:
             return t
         if t.data is not None and out is None:
             return self.builder.constant(t.data.astype(dtype), f"{t.name}_{dtype}", dtype)
+        for kind in (t.dtype, dtype):
+            if kind in ("int4", "uint64"):
+                self.refuse(f"LiteRT has no CAST of {kind}")
         out = out or self.temp(t.shape, dtype, hint=f"{t.name}_{dtype}")
         return self.emit("CAST", [t], out, in_data_type=DTYPES[t.dtype], out_data_type=DTYPES[dtype])
 

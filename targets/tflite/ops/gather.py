@@ -40,7 +40,13 @@ def gather(n: NodeLowering) -> None:
     x, at = n.x_without([axis]) if not n.shape(1) else (n.x(), [n.axis(axis)])
     if (run := _run(n, n.shape()[axis])) is not None:
         start, count = run
-        if count == 1 and at[0] == x.rank - 1 and x.shape[-1] < x.shape[-2] and math.prod(x.shape[:-1]) > 64:
+        if (
+            count == 1
+            and x.rank > 1
+            and at[0] == x.rank - 1
+            and x.shape[-1] < x.shape[-2]
+            and math.prod(x.shape[:-1]) > 64
+        ):
             # One number of every few (a channel shuffle): with the axis in front, each is one block of memory.
             x, at = n.builder.in_front(x), [0]
         begin, size = [0] * x.rank, list(x.shape)

@@ -69,7 +69,8 @@ def _scatter(n: NodeLowering, places: Tensor, depth: int) -> None:
         n.refuse(f"reduction {kind}", "none and add can be said")
     if x.dtype not in ("float32", "int32", "int64"):
         n.refuse(f"SCATTER_ND of {x.dtype} at computed places")
-    shape32 = n.constant(np.asarray(x.shape), places.dtype)
+    places = n.cast(places, "int32")
+    shape32 = n.ints(x.shape)
     placed = n.emit("SCATTER_ND", [places, updates, shape32], n.temp(x.shape, x.dtype))
     if kind == "add":
         n.emit("ADD", [x, placed], y, fused_activation_function="NONE")
