@@ -258,4 +258,18 @@ def _cannot_run(what: str, e: Exception, source: str | None, graph: Graph | None
     if node is None and op is not None and graph is not None:
         same = [n for n in graph.nodes() if n.op_type == op[2] and n.domain == op[1].removeprefix("ai.onnx")]
         node = (same[0].name or same[0].outputs[0].name) if same else None
-    return error("EC0810", f"{what}: {_reason(e)}", Location(source, node=node))
+    return error("EC0810", f"{what}: {_reason(e)}", Location(source, node=node), hint=_kernel_hint(str(e), node, graph))
+
+
+def _kernel_hint(message: str, node: str | None, graph: Graph | None) -> str | None:
+    """What to do where ONNX Runtime has the op, but not in the model's type."""
+    if graph is None or "Could not find an implementation" not in message:
+        return None
+    rare = (ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    for n in graph.nodes():
+        if node in (n.name, *(v.name for v in n.outputs)):
+            found = next((v.dtype for v in (*n.inputs, *n.outputs) if v is not None and v.dtype in rare), None)
+            if found is not None:
+                kind = {"DOUBLE": "float64"}.get(found.name, found.name.lower())
+                return f"the node is in {kind}: `edgec opt MODEL -p infer-shapes,to-float32 -o FILE` makes it float32"
+    return None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgec.coverage import INTEGER_PRODUCTS
 from edgec.diagnostics import Severity
 from edgec.placement import CPU
 
@@ -34,7 +35,7 @@ def summary_lines(report: Report, folder: str | Path | None = None) -> Iterator[
     yield from _artifact(report)
     yield from _coverage(report)
     if report.verification is not None:
-        yield from _verification(report.verification)
+        yield from _verification(report.verification, _source(report))
     yield from _diagnostics(report)
     yield from _files(report, folder)
 
@@ -197,12 +198,18 @@ def _parts(name: str, values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{k} {v}"
 
 
-def _verification(v: Verification) -> Iterator[Line]:
+def _source(report: Report) -> str:
+    """What everything is compared with: a model that came with Q/DQ is no float model."""
+    stored = {"DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits", *INTEGER_PRODUCTS}
+    return "the model as given" if stored & report.ops_before.keys() else "the float model"
+
+
+def _verification(v: Verification, source: str) -> Iterator[Line]:
     if v.comparison is not None:
-        yield "heading", "Accuracy against the float model"
+        yield "heading", f"Accuracy against {source}"
         yield from _outputs(v.comparison["outputs"])
     elif v.optimised is not None:
-        yield "heading", "Graph after our passes against the float model"
+        yield "heading", f"Graph after our passes against {source}"
         yield from _outputs(v.optimised["outputs"])
     if v.comparison is not None or v.optimised is not None:
         yield "dim", f"  on {_samples(v)}"

@@ -149,7 +149,7 @@ def _show(result: Quantized, model: Path, output: Path, console: Console, quiet:
     if result.comparison is not None:
         console.table(result.comparison.COLUMNS, result.comparison.table())
     before, after = model.stat().st_size, output.stat().st_size
-    console.line(f"written to {output}: {after / 1e6:.2f} MB, the float model has {before / 1e6:.2f} MB")
+    console.line(f"written to {output}: {after / 1e6:.2f} MB, the model as given has {before / 1e6:.2f} MB")
 
 
 def _coverage(result: Quantized, console: Console) -> None:

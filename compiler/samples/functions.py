@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgec.diagnostics import EdgecError, Location, error
 from edgec.samples.inputs import InputSpec
 from edgec.samples.sources import Item, Value, value_of
@@ -90,6 +92,15 @@ def function_items(source: str, fn: Callable[[], Any], specs: Sequence[InputSpec
         ) from e
 
 
+def _check_one(parts: list[Any], name: str, where: Location) -> None:
+    """Several values for the one input are its rows, if they are alike; an array and a label are not."""
+    shapes = [np.shape(p) for p in parts]
+    if len(set(shapes)) > 1:
+        text = ", ".join(str(list(s)) for s in shapes[:4])
+        message = f"it yielded {len(parts)} values of shapes {text}, the model has one input: {name}"
+        raise error("EC0704", message, where, "is one of them a label? yield the input alone, or a dict by input name")
+
+
 def _results(fn: Callable[[], Any]) -> Iterator[Any]:
     made = fn()
     if made is None:
@@ -103,6 +114,7 @@ def _named(source: str, index: int, data: Any, specs: Sequence[InputSpec]) -> di
     if not isinstance(data, Mapping):
         parts = list(data) if isinstance(data, (tuple, list)) else [data]
         if len(parts) != len(names) and len(names) == 1:
+            _check_one(parts, names[0], where)
             parts = [data]
         if len(parts) != len(names):
             message = f"it yielded {len(parts)} arrays, the model has {len(names)} inputs: {', '.join(names)}"

@@ -21,6 +21,9 @@ from edgec.samples.preprocess import Preprocess
 from edgec.samples.sample_set import Arrays, Samples
 from edgec.samples.sources import Item, Value, folder_items, list_items, npz_item, read_value
 
+MOST = 10_000
+"""Samples taken of a function unless a limit is given: it may never end."""
+
 
 def open_samples(
     source: str | Path,
@@ -107,6 +110,9 @@ def _from_function(source: str, reader: _Reader, limit: int | None) -> Samples:
     def make() -> Iterator[Arrays]:
         seen = 0
         for sample in islice(reader.read(function_items(source, fn, reader.specs)), limit):
+            if limit is None and seen == MOST:
+                reader.say_endless(source)
+                break
             seen += 1
             yield sample
         if not seen:
@@ -124,6 +130,13 @@ class _Reader:
     specs: Sequence[InputSpec]
     preprocess: Preprocess | None
     diagnostics: Diagnostics
+
+    def say_endless(self, source: str) -> None:
+        """EC0735, once however often the samples are read."""
+        if not any(d.code == "EC0735" and d.location.file == source for d in self.diagnostics):
+            what = f"the function yields more than {MOST:,} samples; the first {MOST:,} are taken"
+            hint = "does it end? 100 to 500 are enough to calibrate with: itertools.islice(..., 500)"
+            self.diagnostics.warn("EC0735", what, Location(source), hint)
 
     def check(self, item: Item) -> int:
         """The number of samples in it, by headers alone. Every problem an item can show without reading is raised."""

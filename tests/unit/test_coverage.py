@@ -151,3 +151,14 @@ def test_real_models_are_covered(eval_dir: Path, name: str) -> None:
     made = quantize(path, calibration=data(*shape, name=source), effort="low")
     assert made.coverage is not None
     assert made.coverage.integer == made.coverage.total >= 20, made.coverage.in_float
+
+
+@pytest.mark.parametrize(("stored", "source"), [(True, "the model as given"), (False, "the float model")])
+def test_a_quantised_source_is_not_called_a_float_model(stored: bool, source: str) -> None:
+    body = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)" if stored else "d = Neg(x)"
+    graph = Graph.from_text(
+        f"""<ir_version: 10, opset_import: ["" : 21]> g (float[4] x) => (float[4] y)
+        <float s = {{0.1}}, uint8 z = {{0}}> {{ {body} y = Relu(d) }}"""
+    )
+    text = edgec.compile(graph, samples=data(4), pipeline="infer-shapes").report.summary()
+    assert f"Accuracy against {source}" in text
