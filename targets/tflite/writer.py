@@ -137,7 +137,7 @@ class _Writer:
         if end > LIMIT and not self.large:
             raise error(
                 "EC0650", f"the model takes {end:,} bytes and a .tflite file in its usual form holds {LIMIT:,}",
-                hint="ask for the large form, or quantise the weights",
+                hint="--option large=true writes the large form, which LiteRT alone reads; or quantise the weights",
             )  # fmt: skip
         for key, at in references:
             if self.large:
