@@ -76,6 +76,8 @@ def absorb(graph: Graph, rules: Mapping[str, LoweringRule]) -> Forms:
 def _fuse(node: ir.Node, rule: LoweringRule, *, in_range: bool = True) -> Fused | None:
     if len(node.outputs) != 1 or not (rule.activation or rule.bias):
         return None
+    if node.op_type == "MatMul" and not constant_matrix(node):
+        return None  # BATCH_MATMUL takes nothing in
     out, bias, taken, activation = node.outputs[0], None, [], "NONE"
     while (reader := _only_reader(out)) is not None:
         if rule.bias and bias is None and (found := _bias(reader, out)) is not None:
@@ -97,6 +99,14 @@ def _only_reader(v: ir.Value) -> ir.Node | None:
     if len(uses) != 1 or v.is_graph_output() or uses[0].node.domain:
         return None
     return uses[0].node
+
+
+def constant_matrix(node: ir.Node) -> bool:
+    """Whether a MatMul is rows times a constant matrix, which FULLY_CONNECTED computes."""
+    right, rows, shape = node.inputs[1], static_shape(node.inputs[0]), static_shape(node.inputs[1])
+    if shape is None or len(shape) != 2 or rows is None or len(rows) < 2 or right is None:
+        return False
+    return is_constant(right) or is_constant(stored_value(right))
 
 
 def _bias(node: ir.Node, product: ir.Value) -> ir.Value | None:

@@ -171,10 +171,15 @@ class _Lowering:
         nodes = [n for n in graph.model.graph if n.op_type not in _QDQ and n not in self.forms.inside]
         found = assign(nodes, self._sides, inputs=graph.inputs, outputs=graph.outputs, last=last, same=same)
         for node, at in found.of.items():  # constants are stored as they are wanted
-            wanted = self._sides(node).inputs
-            for i, (v, side) in enumerate(zip(node.inputs, wanted, strict=True)):
-                if side is Side.LAST and v is not None and is_constant(v):
+            sides = self._sides(node)
+            following = next((p for p, s in zip(at.outputs, sides.outputs, strict=True) if s is Side.FOLLOW), None)
+            for i, (v, side) in enumerate(zip(node.inputs, sides.inputs, strict=True)):
+                if v is None or not is_constant(v):
+                    continue
+                if side is Side.LAST:
                     at.inputs[i] = channels_last(len(self.builder.shape(v)))
+                elif side is Side.FOLLOW:
+                    at.inputs[i] = following
         return found
 
     def _sides(self, node: ir.Node) -> Sides:

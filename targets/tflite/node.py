@@ -39,7 +39,6 @@ class NodeLowering:
         self.integer = builder.forms.integer.get(node)
         self._fused = builder.forms.fused.get(node, Fused(node.outputs[0]))
         self.activation = "NONE" if self._fused.activation == "RANGE" else self._fused.activation
-        self.fused_bias = self._fused.bias is not None
         self._written: dict[int, Tensor] = {}
 
     # --- reading the node ---------------------------------------------------------------------------------------------

@@ -144,3 +144,12 @@ def test_names_of_the_model_survive() -> None:
     assert [t.name for t in m.model.main.inputs] == ["x"]
     assert [t.name for t in m.model.main.outputs] == ["y"]
     assert "a" in {t.name for t in m.model.main.tensors()}
+
+
+def test_a_product_of_two_activations_takes_in_neither_bias_nor_activation() -> None:
+    """BATCH_MATMUL has neither: the ADD and the RELU stay."""
+    text = """(float[2,3,4] a, float[2,4,5] b) => (float[2,3,5] y, float[2,3,5] z) <float[5] c = {1,2,3,4,5}>
+        { p = MatMul(a, b) y = Add(p, c) q = MatMul(a, b) z = Relu(q) }"""
+    g = Graph.from_text(HEAD + text)
+    infer_shapes(g)
+    assert ops_of(lower(g)) == ["BATCH_MATMUL", "ADD", "BATCH_MATMUL", "RELU"]

@@ -213,3 +213,17 @@ def test_lowering_pays_what_the_layout_says() -> None:
     g.model.graph.register_initializer(w)
     assert lower(g).transposes == 2
     assert lower(g, LowerOptions(io_layout="nhwc")).transposes == 0
+
+
+def test_a_constant_beside_channels_last_is_stored_so_too() -> None:
+    """Concat reads all its inputs in one storage; with equal sizes LiteRT would not notice another."""
+    g = graph(
+        """<ir_version: 10, opset_import: ["" : 24]> g (float[1,2,2,2] x) => (float[1,4,2,2] y)
+        <float[1,2,2,2] c = {0, 1, 2, 3, 4, 5, 6, 7}> { p = MaxPool<kernel_shape = [1, 1]>(x) j = Concat<axis = 1>(c, p)
+        y = MaxPool<kernel_shape = [1, 1]>(j) }"""
+    )
+    join = next(o for o in lower(g).model.main.operators if o.op == "CONCATENATION")
+    assert join.options["axis"] == 3
+    assert join.inputs[0] is not None
+    assert join.inputs[0].data is not None
+    assert join.inputs[0].data.reshape(-1).tolist() == [0, 4, 1, 5, 2, 6, 3, 7]

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from edgec.graph import attribute, ir, is_constant, static_shape
-from edgec.targets.tflite.absorb import stored_value
+from edgec.graph import attribute, ir, static_shape
+from edgec.targets.tflite.absorb import constant_matrix
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import Quantised, lowers, raw
 
@@ -64,23 +64,16 @@ def gemm(n: NodeLowering) -> None:
         n.emit("ADD", [product, bias], y, fused_activation_function=n.activation)
 
 
-def _constant_matrix(n: NodeLowering) -> bool:
-    v = n.value(1)
-    return len(n.shape(1)) == 2 and (is_constant(v) or is_constant(stored_value(v))) and len(n.shape(0)) >= 2
-
-
 @lowers("MatMul", sides=raw, quantised=Quantised(inputs=(0, 1), hybrid=_hybrid), activation=True, bias=True)
 def matmul(n: NodeLowering) -> None:
     x = n.x(0)
-    if _constant_matrix(n):
+    if constant_matrix(n.node):
         w = n.weights(1, (1, 0))
         n.emit(
             "FULLY_CONNECTED", [x, w, n.bias(2, x, w, w.shape[0])], n.y(), keep_num_dims=True,
             fused_activation_function=n.activation, asymmetric_quantize_inputs=n.is_hybrid(w),
         )  # fmt: skip
         return
-    if n.fused_bias:
-        n.refuse("a bias behind a product of two activations")
     y, a, b = n.x(1), n.shape(0), n.shape(1)
     out = n.y()
     if len(a) >= 2 and len(b) >= 2:
