@@ -133,16 +133,14 @@ class _Lowering:
             if node in self.forms.inside:
                 continue
             if any(v in broken for v in node.inputs):
-                broken.update(node.outputs)
+                broken.update((*node.outputs, self.forms.output(node)))
                 continue
             try:
                 self._lower(node)
             except Refused as e:
                 where = Location(self.graph.source, node=node.name or node.op_type)
                 errors.append(Diagnostic("EC0641", Severity.ERROR, f"{node.op_type}: {e.why}", where, e.hint))
-                broken.update(node.outputs)
-                if node in self.forms.fused:
-                    broken.add(self.forms.fused[node].output)
+                broken.update((*node.outputs, self.forms.output(node)))
         if errors:
             raise EdgecError(*errors)
         outputs = self._outputs([p.tensor for p in inputs])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from edgec.diagnostics import EdgecError
 from edgec.graph import Graph, ir
 from edgec.infer import infer_shapes
 from edgec.passes.prepare.constants_to_initializers import ConstantsToInitializers
@@ -153,3 +156,13 @@ def test_a_product_of_two_activations_takes_in_neither_bias_nor_activation() -> 
     g = Graph.from_text(HEAD + text)
     infer_shapes(g)
     assert ops_of(lower(g)) == ["BATCH_MATMUL", "ADD", "BATCH_MATMUL", "RELU"]
+
+
+def test_one_refusal_is_told_also_where_a_fused_kernel_reads_it() -> None:
+    text = """(float[1,1,4] x) => (float[1,2,4] y)
+        <float[2,1,1] w = {1, 1}> { p = Conv(x, w) q = Add(p, p) r = Relu(q) y = Tanh(r) }"""
+    g = Graph.from_text(HEAD + text)
+    infer_shapes(g)
+    with pytest.raises(EdgecError) as e:
+        lower(g)
+    assert [d.code for d in e.value.diagnostics] == ["EC0641"]
