@@ -27,6 +27,7 @@ RULES: dict[str, tuple[str, Severity]] = {
     "float-op": ("EC0783", Severity.WARNING),
     "missing": ("EC0784", Severity.NOTE),
     "form": ("EC0785", Severity.ERROR),
+    "range": ("EC0850", Severity.WARNING),
     "narrow": ("EC0786", Severity.NOTE),
 }
 """Rule -> code of its page, and how grave a breach is unless the rule or the scheme says otherwise."""

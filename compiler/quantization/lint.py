@@ -11,6 +11,7 @@ from edgec.graph import Graph
 from edgec.infer import infer_shapes
 from edgec.quantization.findings import Finding, Report, summarise
 from edgec.quantization.lint_kernels import KernelRules
+from edgec.quantization.lint_ranges import coarse_steps
 from edgec.quantization.lint_tensors import TensorRules
 from edgec.quantization.pairs import float_view, is_integer_op, is_linear, linears, with_constants
 from edgec.specs.conditions import Setting
@@ -45,4 +46,5 @@ def lint(graph: Graph, scheme: Scheme, setting: Setting, *, newest_opset: int | 
         kernels.check(kernel, rule)
     for lin in linears(stored):
         tensors.activation(lin)
+    coarse_steps(stored, list(linears(stored)), report)
     return report.in_order()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from edgec.passes.quantize.split_sigmoids import SplitSigmoids
 from edgec.pipeline import PassContext, PassManager
 from edgec.quantization.observe import observe
 from edgec.quantization.statistics import ChannelRange, Statistics
+from edgec.quantizing import quantize
 from edgec.samples import Samples
 from edgec.specs.conditions import Setting
-from edgec.specs.schema import builtin_scheme
+from edgec.specs.schema import Effort, builtin_scheme
 from edgec.specs.scheme import Scheme
 from edgec.testing import assert_equivalent, run
 
@@ -574,3 +575,19 @@ def test_biases_of_stored_products_get_the_rank_that_keeps_them_from_becoming_a_
     before = graph.clone()
     assert WidenBiases().run(graph, ctx).stats == {"biases": 1}
     assert_equivalent(before, graph, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("effort", ["low", "medium"])
+@pytest.mark.parametrize(("made", "scores"), [(detector, [4, 5, 6]), (one_layer_detector, [1, 4, 6])])
+def test_scores_survive_the_pipelines_of_tflite(made: Callable[[], Graph], scores: list[int], effort: Effort) -> None:
+    """Where Concat takes one scale for all it joins: without the repair every score is 0."""
+    graph, rows = made(), pictures(16)
+    data = Samples(lambda: iter(rows), describe="made for the test", count=len(rows))
+
+    def quantised(options: dict[str, Any]) -> Graph:
+        found = quantize(graph, target="android", precision="int8", calibration=data, effort=effort, options=options)
+        return found.graph
+
+    assert score_correlation(graph, quantised({}), scores) > 0.99
+    if made is detector:
+        assert score_correlation(graph, quantised({"hazards": False, "method": "mse"}), scores) < 0.5
