@@ -6,6 +6,11 @@ RKNN = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rk2118", "rv1103", "r
 CPUS = ("x86-64", "arm64")
 LITERT = ("android", "raspberrypi4", "raspberrypi5")
 MICRO = ("cortex-m", "cortex-m4", "cortex-m7", "cortex-m55", "stm32", "stm32h747", "esp32-s3")
+ETHOS_U = (
+    *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
+    *(f"ethos-u65-{macs}" for macs in (256, 512)),
+    *(f"ethos-u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
+)
 
 
 @hookimpl
@@ -15,6 +20,7 @@ def edgec_targets() -> dict[str, str]:
         **dict.fromkeys(CPUS, "edgec.targets.onnxruntime.target:OnnxRuntime"),
         **dict.fromkeys(LITERT, "edgec.targets.tflite.target:Tflite"),
         **dict.fromkeys(MICRO, "edgec.targets.tflite.micro.target:TfliteMicro"),
+        **dict.fromkeys(ETHOS_U, "edgec.targets.tflite.ethosu.target:EthosU"),
     }
 
 
