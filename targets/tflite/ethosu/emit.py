@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 STRUCTURES = 4096
 """Bytes allowed for tflite-micro's own structures where the whole model is one operator of the NPU."""
 
+_CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
+
 _SAID = 8
 """So many operators left to the CPU are named each; the rest is counted."""
 
@@ -60,6 +62,7 @@ def ethosu_artifact(graph: Graph, spec: TargetSpec, job: EmitJob) -> Artifact:
     """
     options = parse_options(EthosUOptions, job.options)
     path, lowered, ends, facts = write_model(graph, job, options)
+    facts["before Vela bytes"] = facts.pop("bytes")
     say_interface(ends, options, job)
     result = run_vela(path, spec, options, job)
     compiled = read(result.path.read_bytes())
@@ -97,14 +100,17 @@ def on_npu(o: Operator) -> bool:
 
 
 def placement(model: TfliteModel, on_cpu: list[Operator], result: VelaResult) -> ActualPlacement:
-    """Every operator of the file before Vela: on the CPU where Vela's file still has it, else on the NPU."""
+    """Every operator of the file before Vela: on the CPU where Vela's file still has it, else on the NPU.
+
+    Conversions to and from float are not the model's nodes: op tables say nothing of an interface in float.
+    """
     left = {t.name for o in on_cpu for t in o.outputs}
     nodes = [
         ActualNode(
             o.outputs[0].name,
             o.op,
             "fallback" if any(t.name in left for t in o.outputs) else "accelerator",
-            (o.source,) if o.source else (),
+            (o.source,) if o.source and o.op not in _CONVERSIONS else (),
         )
         for o in model.main.operators
     ]

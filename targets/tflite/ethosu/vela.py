@@ -60,17 +60,18 @@ class VelaResult:
         return reasons(self.log)
 
 
-_PLACED = re.compile(r"Warning: (?P<op>\S+) '(?P<name>.*)' is not supported on the NPU\. Placing on CPU instead")
+_PLACED = re.compile(r"Warning \(supported operators\) operator: (?P<op>\S+), ofm: '(?P<name>.*)'")
 
 
 def reasons(log: str) -> dict[str, str]:
-    """Vela's lines behind each of its warnings, joined."""
+    """Vela's paragraphs "Warning (supported operators) operator: OP, ofm: 'NAME'", "Reason: ..." and what follows, joined."""
     found: dict[str, str] = {}
     name = None
-    for line in log.splitlines():
-        if m := _PLACED.match(line.strip()):
+    for line in map(str.strip, log.splitlines()):
+        if m := _PLACED.match(line):
             name = m["name"]
-        elif name is not None and (text := line.strip(" \t-")) and line[:1] in " \t-":
+        elif name is not None and line:
+            text = line.removeprefix("Reason: ")
             found[name] = f"{found[name]}; {text}" if name in found else text
         else:
             name = None

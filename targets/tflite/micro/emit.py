@@ -55,6 +55,7 @@ def micro_artifact(graph: Graph, spec: TargetSpec, job: EmitJob) -> Artifact:
     """
     options = parse_options(MicroOptions, job.options)
     path, lowered, ends, facts = write_model(graph, job, options)
+    del facts["bytes"]  # it is "flash bytes" here
     methods = resolver_methods(lowered.model, graph.source)
     say_interface(ends, options, job)
     budget = Budget.of(options, spec.memory, spec.name)
