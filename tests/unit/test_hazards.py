@@ -577,8 +577,10 @@ def test_biases_of_stored_products_get_the_rank_that_keeps_them_from_becoming_a_
     assert_equivalent(before, graph, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("effort", ["low", "medium"])
-@pytest.mark.parametrize(("made", "scores"), [(detector, [4, 5, 6]), (one_layer_detector, [1, 4, 6])])
+@pytest.mark.parametrize(
+    ("made", "scores", "effort"),
+    [(detector, [4, 5, 6], "low"), (detector, [4, 5, 6], "medium"), (one_layer_detector, [1, 4, 6], "medium")],
+)
 def test_scores_survive_the_pipelines_of_tflite(made: Callable[[], Graph], scores: list[int], effort: Effort) -> None:
     """Where Concat takes one scale for all it joins: without the repair every score is 0."""
     graph, rows = made(), pictures(16)
