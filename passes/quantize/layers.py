@@ -330,7 +330,9 @@ def _dq(
     attributes = dict(like.attributes.items()) if like is not None else {}
     if axis is not None:
         attributes["axis"] = ir.AttrInt64("axis", axis)
-    out = ir.Value(name=graph.fresh(name), type=ir.TensorType(ir.DataType.FLOAT))
+    stored = inputs[0]
+    shape = stored.shape if stored is not None else None
+    out = ir.Value(name=graph.fresh(name), shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
     node = ir.Node("", "DequantizeLinear", inputs, attributes, outputs=[out], name=out.name)
     node.metadata_props["edgec.rule"] = "correct"
     graph.model.graph.insert_before(before, node)
