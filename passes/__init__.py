@@ -92,6 +92,7 @@ _LEGALIZE: dict[str, str] = {
     "to-float32": "ToFloat32",
     "conv1d-to-2d": "Conv1dTo2d",
     "split-grouped-deconv": "SplitGroupedDeconv",
+    "transpose-gemm-input": "TransposeGemmInput",
     "fold-preprocess": "FoldPreprocess",
     "lower-opset": "LowerOpset",
     "expand-composites": "ExpandComposites",
