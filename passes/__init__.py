@@ -96,4 +96,5 @@ _LEGALIZE: dict[str, str] = {
     "fold-preprocess": "FoldPreprocess",
     "lower-opset": "LowerOpset",
     "expand-composites": "ExpandComposites",
+    "expand-definitions": "ExpandDefinitions",
 }
