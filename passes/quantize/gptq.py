@@ -58,7 +58,7 @@ class Gptq(Pass):
         layers = [x for x in layers if x.params.dtype in ("int4", "uint4", "int8", "uint8")]
         if not layers:
             return PassResult(False)
-        samples = staged_samples(record.reference, calibration, self.samples, self.memory)
+        samples, _ = staged_samples(record.reference, calibration, self.samples, self.memory)
         run = StagedRun(graph, samples)
         rounded = 0
         for layer in layers:

@@ -9,36 +9,36 @@ not on the data, but for what is alive between two layers; no gradients are need
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edgec.compare import compare
 from edgec.graph import Graph
-from edgec.passes.quantize.correct_bias import CorrectBias
-from edgec.passes.quantize.correction import calibration_of, middle_mean, nothing_to_correct, staged_samples
+from edgec.passes.quantize.correct_bias import CorrectBias, correct_biases
+from edgec.passes.quantize.correction import (
+    calibration_of,
+    closeness,
+    middle_mean,
+    nothing_to_correct,
+    staged_samples,
+)
 from edgec.passes.quantize.layers import Layer, find_layers
 from edgec.passes.quantize.moments import Moments, column_means, columns
 from edgec.passes.quantize.rounding import damped, round_rows
 from edgec.passes.quantize.staged_run import StagedRun
 from edgec.pipeline import Pass, PassContext, PassResult
-from edgec.runtime import Session
 
 if TYPE_CHECKING:
     from edgec.pipeline import Contract
 
 Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
 
 _COLUMNS_PER_WEIGHT = 4
 """Columns of im2col taken for each weight of an output: what a least-squares problem of that size needs."""
-
-
-_JUDGED = 16
-"""Samples the result is judged on."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class RoundWeights(Pass):
             return PassResult(False)
         record, calibration = calibration_of(self.name, ctx)
         layers = [x for x in find_layers(graph, record) if x.node.op_type != "ConvTranspose"]
-        samples = staged_samples(record.reference, calibration, self.samples, self.memory)
+        samples, judge = staged_samples(record.reference, calibration, self.samples, self.memory)
         rival = graph.clone()
         quantized, floating = StagedRun(graph, samples), StagedRun(record.reference, samples)
         rounded = biases = 0
@@ -77,20 +77,20 @@ class RoundWeights(Pass):
             if np.isfinite(h).all() and np.isfinite(layer.float_weight()).all():
                 rounded += self._round(layer, h)
                 biases += _set_bias(layer, *means, graph)
-        if rounded and not self._worth_it(graph, rival, ctx, len(samples)):
+        if rounded and not self._worth_it(graph, rival, ctx, judge):
             return PassResult(True, {"biases": biases})
         return PassResult(rounded + biases > 0, {"rounded": rounded, "biases": biases})
 
-    def _worth_it(self, graph: Graph, rival: Graph, ctx: PassContext, used: int) -> bool:
+    def _worth_it(self, graph: Graph, rival: Graph, ctx: PassContext, judge: Sequence[Arrays]) -> bool:
         """Whether the output got closer than corrected biases alone bring it, on samples that were not fitted to where there
-        are any; else `graph` becomes that: a layer that fits better need not make a network that does (measured).
+        are enough; else `graph` becomes that: a layer that fits better need not make a network that does (measured).
         """
         record, calibration = calibration_of(self.name, ctx)
-        first = used if len(calibration) >= used + _JUDGED // 2 else max(0, len(calibration) - _JUDGED)
-        held = list(islice(calibration, first, first + _JUDGED))
-        CorrectBias(samples=min(self.samples, CorrectBias.samples), memory=self.memory).run(rival, ctx)
-        want = list(Session(record.reference).run_all(held))
-        scores = [compare(want, Session(g, optimise=True).run_all(held)).worst_sqnr_db for g in (graph, rival)]
+        count = min(self.samples, CorrectBias.samples)
+        fit, _ = staged_samples(record.reference, calibration, count, self.memory)
+        for either in (graph, rival):
+            correct_biases(either, record, fit)
+        scores = closeness(record.reference, (graph, rival), judge)
         if scores[0] >= scores[1]:
             return True
         what = f"weights are rounded to the nearest: fitted to layers they gave {scores[0]:.1f} dB, without that {scores[1]:.1f} dB"

@@ -9,7 +9,7 @@ from edgec.diagnostics import EdgecError
 from edgec.graph import Graph, constant, ir
 from edgec.passes.prepare.infer_shapes import InferShapes
 from edgec.passes.quantize.correct_bias import CorrectBias
-from edgec.passes.quantize.correction import middle_mean
+from edgec.passes.quantize.correction import certain_mean, middle_mean, staged_samples
 from edgec.passes.quantize.layers import Layer, find_layers
 from edgec.passes.quantize.moments import column_means, columns
 from edgec.passes.quantize.quantize import Quantize
@@ -99,6 +99,36 @@ def test_a_few_odd_samples_do_not_decide() -> None:
     odd = np.concatenate([usual, np.full((4, 3), 100.0)])
     np.testing.assert_allclose(middle_mean(odd), usual.mean(axis=0), atol=0.05)
     np.testing.assert_allclose(middle_mean(usual[:1]), usual[0])
+
+
+def test_a_shift_the_samples_contradict_each_other_in_is_not_believed() -> None:
+    sure = 1.0 + np.random.default_rng(0).standard_normal((32, 1)) * 0.01
+    unsure = np.random.default_rng(1).standard_normal((32, 1)) * 3
+    np.testing.assert_allclose(certain_mean(sure), middle_mean(sure), rtol=0.01)
+    assert np.abs(certain_mean(unsure)) < np.abs(middle_mean(unsure)) * 0.75
+    assert certain_mean(np.zeros((8, 2))).tolist() == [0.0, 0.0]
+
+
+def test_a_fit_is_judged_on_samples_it_was_not_made_on() -> None:
+    graph = _net()
+    for count, apart in ((40, False), (60, True)):
+        fit, judge = staged_samples(graph, _samples(count, 1), 32, 1024)
+        assert len(fit) == 32
+        assert (not {s["x"].tobytes() for s in fit} & {s["x"].tobytes() for s in judge}) is apart
+
+
+def test_a_correction_that_does_harm_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, quantized, ctx = _quantized()
+    before = quantized.fingerprint()
+
+    def harmful(graph: Graph, record: object, samples: object) -> int:
+        assert ctx.quantization is not None
+        return sum(x.set_bias(x.bias() + 5.0, graph) for x in find_layers(graph, ctx.quantization) if x.takes_bias)
+
+    monkeypatch.setattr("edgec.passes.quantize.correct_bias.correct_biases", harmful)
+    assert not CorrectBias().run(quantized, ctx).changed
+    assert quantized.fingerprint() == before
+    assert "EC0734" in [d.code for d in ctx.diagnostics.items]
 
 
 def test_a_layer_without_bias_gets_one_in_int32() -> None:
