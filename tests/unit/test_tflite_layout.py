@@ -227,3 +227,13 @@ def test_a_constant_beside_channels_last_is_stored_so_too() -> None:
     assert join.inputs[0] is not None
     assert join.inputs[0].data is not None
     assert join.inputs[0].data.reshape(-1).tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+def test_a_reduction_over_no_axes_keeps_the_storage() -> None:
+    """With noop_with_empty_axes the output is the input: a RESHAPE of channels last to raw would mix the axes."""
+    g = graph(
+        """<ir_version: 10, opset_import: ["" : 24]> g (float[1,2,3,4] x) => (float[1,2,3,4] y)
+        { p = MaxPool<kernel_shape = [1, 1]>(x) r = ReduceMean<keepdims = 0, noop_with_empty_axes = 1>(p) y = Tanh(r) }"""
+    )
+    found = layouts(g).of[next(n for n in g.model.graph if n.op_type == "ReduceMean")]
+    assert found.inputs[0] == found.outputs[0]

@@ -10,10 +10,11 @@ from edgec.targets.tflite.rules import NUMBERS, OWN_SCALE, Quantised, follow_fir
 
 
 def _sides(node: ir.Node) -> Sides:
-    if attribute(node, "keepdims"):
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    nothing = attribute(node, "noop_with_empty_axes") and (given is None or not given.size)
+    if attribute(node, "keepdims") or nothing:
         return follow_first(node)
     rank = 0 if node.inputs[0] is None or node.inputs[0].shape is None else node.inputs[0].shape.rank()
-    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     return without(node, range(rank) if given is None else [int(a) for a in given.reshape(-1)])
 
 
