@@ -282,12 +282,15 @@ def tensor_bytes(value: ir.Value, activations: str) -> int:
     return (math.prod(shape) * bits + 7) // 8
 
 
-def macs(node: ir.Node) -> int:
-    """Multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul with known shapes; 0 for everything else."""
+def macs(node: ir.Node, *, batch: int | None = None) -> int:
+    """Multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul with known shapes; 0 for everything else.
+
+    `batch`: what an unknown first dimension counts as.
+    """
     if node.domain or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
-    shapes = [static_shape(v) for v in node.inputs]
-    out = static_shape(node.outputs[0])
+    shapes = [_known_shape(v, batch) for v in node.inputs]
+    out = _known_shape(node.outputs[0], batch)
     a, b = shapes[0], shapes[1] if len(shapes) > 1 else None
     if a is None or b is None or out is None:
         return 0
@@ -298,3 +301,12 @@ def macs(node: ir.Node) -> int:
     if node.op_type == "Gemm":
         return math.prod(out) * a[0 if attribute(node, "transA") else 1]
     return math.prod(out) * a[-1]
+
+
+def _known_shape(value: ir.Value | None, batch: int | None) -> tuple[int, ...] | None:
+    """The shape, with an unknown first dimension as `batch`; None where another one is unknown."""
+    shape = value.shape if value is not None else None
+    if shape is None or batch is None or not shape.rank() or isinstance(shape[0], int):
+        return static_shape(value)
+    rest = [d for d in shape[1:] if isinstance(d, int)]
+    return (batch, *rest) if len(rest) == shape.rank() - 1 else None

@@ -273,7 +273,7 @@ def _summary(
             Layer(
                 node=name,
                 op=node.op_type,
-                macs=macs(node),
+                macs=macs(node, batch=1),
                 own_db=_db(float(sum(once.values()))),
                 total_db=total.get(name),
                 harm=float(np.mean(c[:, mine].sum(1) ** 2)),
