@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgec.graph import attribute, ir, static_shape
@@ -90,53 +92,83 @@ def pad_input(n: NodeLowering, x: Tensor, w: Window, spatial: tuple[int, ...]) -
     return n.emit("PAD", [x, n.ints(amounts)], out), "VALID"
 
 
-def _grouped(node: ir.Node) -> bool:
-    return int(node.attributes["group"].value) != 1 if "group" in node.attributes else False
+def _not_integer(node: ir.Node) -> str | None:
+    if int(attribute(node, "group") or 1) != 1:
+        return "it is grouped"
+    shape = static_shape(node.inputs[0])
+    return None if shape is not None and len(shape) == 4 else "it is no transposed convolution of images"
 
 
 @lowers("ConvTranspose", sides=last, quantised=Quantised(
-    inputs=(0,), weights=1, bias=2, when=lambda node: "it is grouped" if _grouped(node) else None,
+    inputs=(0,), weights=1, bias=2, when=_not_integer,
     hybrid=lambda node: {"int8"},
 ), activation=True)  # fmt: skip
 def conv_transpose(n: NodeLowering) -> None:
-    """TRANSPOSE_CONV scatters like ONNX does; its VALID output is full, what ONNX pads is cut off by a SLICE."""
+    """TRANSPOSE_CONV scatters like ONNX does; its VALID output is full, what ONNX pads is cut off by a SLICE.
+
+    Dilations are zeros between the weights. Where output_padding reaches beyond the full output, nothing is scattered there:
+    zeros behind the input make it that much larger.
+    """
     shape, weight, out = n.shape(0), n.shape(1), n.out_shape()
-    spatial = shape[2:]
-    if len(spatial) != 2:
-        n.refuse(f"a transposed convolution over {len(spatial)} axes", "the pass conv1d-to-2d makes two of one")
+    spatial, rank = shape[2:], len(shape) - 2
+    if rank not in (2, 3):
+        n.refuse(f"a transposed convolution over {rank} axes", "the pass conv1d-to-2d makes two of one")
     if int(n.attr("group", 1)) != 1:
         n.refuse("TRANSPOSE_CONV has no groups", "the pass split-grouped-deconv makes one for each")
-    strides = tuple(n.attr("strides") or (1, 1))
-    if tuple(n.attr("dilations") or (1, 1)) != (1, 1):
-        n.refuse("TRANSPOSE_CONV has no dilations")
-    kernel = weight[2:]
+    strides, dilations = tuple(n.attr("strides") or (1,) * rank), tuple(n.attr("dilations") or (1,) * rank)
+    kernel = tuple((k - 1) * d + 1 for k, d in zip(weight[2:], dilations, strict=True))
     full = tuple((s - 1) * st + k for s, st, k in zip(spatial, strides, kernel, strict=True))
     before = _cut_before(n, full, out[2:])
-    x = n.x(0)
-    filters = n.weights(1, (1, 2, 3, 0))
-    bias = n.bias(2, x, filters, weight[1])
-    whole = (out[0], *full, out[1])
-    # Behind the full output ONNX's output_padding adds positions nothing was scattered to: only the bias is there.
+    x, filters = n.x(0), n.weights(1, (1, 2, 3, 0) if rank == 2 else (2, 3, 4, 1, 0))
+    if any(d != 1 for d in dilations):
+        filters = _dilated(n, filters, kernel, dilations)
     reach = tuple(b + o for b, o in zip(before, out[2:], strict=True))
-    exact = before == (0, 0) and reach == full
-    y = n.y()
-    if any(r > f for r, f in zip(reach, full, strict=True)):
-        n.refuse("output_padding beyond what the kernel reaches", "pad the output by a Pad node")
+    more = [max(-(-(r - f) // st), 0) for r, f, st in zip(reach, full, strides, strict=True)]
+    if any(more):
+        amounts = np.array([(0, 0), *((0, m) for m in more), (0, 0)], np.int32)
+        larger = n.temp((shape[0], *(s + m for s, m in zip(spatial, more, strict=True)), shape[1]), x.dtype, x.quant)
+        x = n.emit("PAD", [x, n.ints(amounts)], larger)
+        full = tuple(f + m * st for f, m, st in zip(full, more, strides, strict=True))
+    bias = n.bias(2, x, filters, weight[1])
+    whole, y = (out[0], *full, out[1]), n.y()
+    exact = not any(before) and reach == full
     result = y if exact else n.temp(whole, y.dtype, y.quant, hint=f"{y.name}_full")
-    n.emit(
-        "TRANSPOSE_CONV", [n.ints(whole), filters, x, bias], result, padding="VALID",
-        stride_h=strides[0], stride_w=strides[1], fused_activation_function=n.activation,
-    )  # fmt: skip
+    if rank == 3:
+        if n.integer:
+            n.refuse("CONV_3D_TRANSPOSE has no integer kernel")
+        n.emit(
+            "CONV_3D_TRANSPOSE", [n.ints(whole), filters, x, bias], result, padding="VALID", stride_d=strides[0],
+            stride_h=strides[1], stride_w=strides[2], fused_activation_function=n.activation,
+        )  # fmt: skip
+    else:
+        n.emit(
+            "TRANSPOSE_CONV", [n.ints(whole), filters, x, bias], result, padding="VALID",
+            stride_h=strides[0], stride_w=strides[1], fused_activation_function=n.activation,
+        )  # fmt: skip
     if not exact:
         n.emit("SLICE", [result, n.ints((0, *before, 0)), n.ints(y.shape)], y)
 
 
+def _dilated(n: NodeLowering, filters: Tensor, kernel: Sequence[int], dilations: Sequence[int]) -> Tensor:
+    """Constant filters with zeros between the weights; the spatial axes are 1 and 2, or 0 to 2."""
+    if filters.data is None:
+        n.refuse("dilated weights that are computed", "constant weights can be dilated when compiling")
+    first = 1 if len(kernel) == 2 else 0
+    shape = list(filters.shape)
+    at: list[slice] = [slice(None)] * len(shape)
+    for a, (k, d) in enumerate(zip(kernel, dilations, strict=True)):
+        shape[first + a] = k
+        at[first + a] = slice(None, None, d)
+    wide = np.zeros(shape, filters.data.dtype)
+    wide[tuple(at)] = filters.data
+    return n.constant(wide, filters.dtype, hint=f"{filters.name}_dilated", quant=filters.quant)
+
+
 def _cut_before(n: NodeLowering, full: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
     """How much of the full output ONNX's padding takes off in front (ONNX operator definition of ConvTranspose)."""
-    extra = tuple(n.attr("output_padding") or (0, 0))
+    extra = tuple(n.attr("output_padding") or (0,) * len(full))
     auto = n.attr("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER") or n.attr("output_shape"):
         totals = [max(f + e - o, 0) for f, e, o in zip(full, extra, out, strict=True)]
         return tuple(t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals)
-    pads = tuple(n.attr("pads") or (0, 0, 0, 0))
-    return pads[:2]
+    return tuple(n.attr("pads") or (0,) * (2 * len(full)))[: len(full)]

@@ -157,10 +157,8 @@ def by_axes(n: NodeLowering, x: Tensor, w: Window, op: str, y: Tensor) -> None:
     groups = [axes[-2:]] if len(axes) > 1 and all(w.dilations[a] == 1 for a in axes[-2:]) else [[a] for a in axes[-2:]]
     groups += [[a] for a in reversed(axes[:-2])]
     for group in groups:
-        if w.dilations[group[0]] == 1:
-            x = _pool_group(n, x, w, op, group)
-        else:
-            x = _pool_taps(n, x, w, op, group[0])
+        dilated = w.dilations[group[0]] != 1
+        x = _pool_taps(n, x, w, op, group[0]) if dilated else _pool_group(n, x, w, op, group)
     n.reshape(x, y.shape, y)
 
 

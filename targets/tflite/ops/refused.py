@@ -1,0 +1,34 @@
+"""Ops that no .tflite file of fixed shapes can say, with what to do instead."""
+
+from __future__ import annotations
+
+from edgec.targets.tflite.node import NodeLowering
+from edgec.targets.tflite.rules import ANY, lowers, raw
+
+_REASONS = {
+    "NonMaxSuppression": (
+        "how many boxes it keeps is known at run time only",
+        "cut the model in front of it (--output-names) and select boxes in the app; NON_MAX_SUPPRESSION_V4 has another contract",
+    ),
+    "NonZero": (
+        "how many elements it finds is known at run time only",
+        "Where or a product with the mask keep the shape",
+    ),
+    "Unique": ("how many elements it finds is known at run time only", "compute it in the app"),
+    "MaxUnpool": (
+        "it places elements by the indices of a MaxPool, which TFLite does not give",
+        "a Resize is the usual stand-in",
+    ),
+    "RandomNormal": ("random numbers", "make them in the app and feed them as an input"),
+    "RandomNormalLike": ("random numbers", "make them in the app and feed them as an input"),
+    "RandomUniform": ("random numbers", "make them in the app and feed them as an input"),
+    "RandomUniformLike": ("random numbers", "make them in the app and feed them as an input"),
+    "Bernoulli": ("random numbers", "make them in the app and feed them as an input"),
+    "Multinomial": ("random numbers", "make them in the app and feed them as an input"),
+}
+
+
+@lowers(*_REASONS, sides=raw, dtypes=(*ANY, "float64", "float16"))
+def refused(n: NodeLowering) -> None:
+    why, hint = _REASONS[n.node.op_type]
+    n.refuse(why, hint)
