@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgec.graph import Graph, attribute, constant, ir, is_constant
+from edgec.graph import Graph, attribute, constant, ir, is_constant, static_shape
 from edgec.quantization.params import QuantParams
 
 Form = Literal["none", "weight-only", "qdq", "qoperator", "dynamic", "mixed"]
@@ -168,4 +168,11 @@ def params_of(node: ir.Node) -> QuantParams | None:
     block = int(attribute(node, "block_size") or 0) or None
     rank = node.inputs[0].shape.rank() if node.inputs[0] is not None and node.inputs[0].shape is not None else 0
     axis = int(attribute(node, "axis"))
+    shape = static_shape(node.inputs[0])
+    if (
+        block is None
+        and shape is not None
+        and (not -rank <= axis < rank or scale.shape != (shape[axis],) or zero.shape != scale.shape)
+    ):
+        return None  # not one scale for each channel: no model ONNX allows
     return QuantParams(scale, zero, _DTYPES[dtype], axis % rank if rank else axis, block)

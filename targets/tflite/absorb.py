@@ -228,7 +228,16 @@ def params(node: ir.Node) -> tuple[Quant, str] | None:
         return None
     rank = 0 if node.inputs[0] is None or node.inputs[0].shape is None else node.inputs[0].shape.rank()
     axis = int(attribute(node, "axis") or 0)
-    return Quant.of(scale, np.asarray(z).astype(np.int64), axis % rank if rank else 0), stored.name.lower()
+    found = Quant.of(scale, np.asarray(z).astype(np.int64), axis % rank if rank else 0)
+    if not found.per_tensor and not _one_each(node.inputs[0], found):
+        return None
+    return found, stored.name.lower()
+
+
+def _one_each(v: ir.Value | None, q: Quant) -> bool:
+    """Whether there is one scale for each channel, as ONNX wants it."""
+    shape = static_shape(v)
+    return shape is None or (q.axis < len(shape) and shape[q.axis] == q.scale.size)
 
 
 def stored_value(v: ir.Value | None) -> ir.Value | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgec.diagnostics import Location, error
 from edgec.graph import constant, ir, is_constant, static_shape
 from edgec.targets.tflite import plain_quantization
 from edgec.targets.tflite.absorb import DQ, Forms, params, stored_value
@@ -210,7 +211,12 @@ def dequantised(v: ir.Value) -> Array:
     producer = v.producer()
     assert producer is not None and producer.op_type == DQ  # noqa: PT018 - stored_value looked
     found = params_of(producer)
-    assert found is not None, f"{v.name}: scale or zero point is not constant"
+    if found is None:
+        raise error(
+            "EC0641",
+            "DequantizeLinear: its scale is computed at run time, or does not fit",
+            Location(node=producer.name),
+        )
     return found.dequantize(np.asarray(constant(producer.inputs[0])).astype(np.int32))
 
 
