@@ -45,7 +45,7 @@ class Quantize(Pass):
 
     Raises:
         EdgecError: EC0220 no calibration data; EC0221 no scheme; EC0222 `keep` or `wide`
-            names a node that is not there; EC0226 the scheme has no `wide`.
+            names a node that is not there; EC0226 the scheme has no `wide`; EC0736 a weight is not finite.
     """
 
     scheme: str = ""
@@ -244,6 +244,9 @@ class Quantize(Pass):
                 out[key] = activations[site.like]
             elif key not in out:
                 data = np.asarray(constant(value), np.float32)
+                if not np.isfinite(data).all():
+                    what = f"the weight {value.name!r} of {site.node.name or site.node.op_type!r} holds NaN or infinities"
+                    raise error("EC0736", what, hint="the model is broken: export it again, or keep that node in float")
                 axis = site.block_axis if site.kind.per == "block" else site.axis
                 own = stored.params(value, site.kind)
                 method = "minmax" if self.reduce_range else self.weights  # nothing is cut off: 64 is the largest

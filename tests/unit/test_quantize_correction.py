@@ -247,3 +247,14 @@ def test_rounding_that_makes_the_network_worse_is_given_up(monkeypatch: pytest.M
         for g in (quantized, before)
     ]
     assert error[0] <= error[1] * 1.05
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
+    graph = _net()
+    value = graph.model.graph.initializers["w3"]
+    data = np.array(constant(value))
+    data[0, 0] = bad
+    value.const_value = ir.tensor(data, name="w3")
+    with pytest.raises(EdgecError, match="EC0736"):
+        Quantize(scheme="onnxruntime-int8", hazards=False).run(graph, PassContext(calibration=_samples(4, 1)))
