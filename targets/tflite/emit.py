@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from edgec.target import Artifact, EmitJob
 from edgec.target_options import parse_options
 from edgec.targets.tflite.endpoints import Interface
 from edgec.targets.tflite.halve import halve_weights
+from edgec.targets.tflite.kernels import kernels
 from edgec.targets.tflite.lower import IoDtype, LoweredModel, LowerOptions, lower
 from edgec.targets.tflite.metadata import ModelInfo, associated_files, metadata
 from edgec.targets.tflite.model import TfliteModel
@@ -29,22 +31,30 @@ if TYPE_CHECKING:
 
 MODEL = "model.tflite"
 
-_PRODUCTS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"})
+HYBRID = frozenset({"int8-dynamic", "int4-weights"})
+"""Precisions whose products quantise their inputs at run time (`Quantised.hybrid`)."""
 
 
 def write_model(
-    graph: Graph, job: EmitJob, options: TfliteOptions
+    graph: Graph,
+    job: EmitJob,
+    options: TfliteOptions,
+    *,
+    xnnpack: bool = False,
+    adjust: Callable[[TfliteModel], object] | None = None,
 ) -> tuple[Path, LoweredModel, Interface, dict[str, Any]]:
-    """The file, how it was lowered, its interface, and figures for the report."""
+    """The file, how it was lowered, its interface, and figures for the report. `adjust` may change the model before."""
     stripped, affine = strip(graph)
     io_dtype: IoDtype = "float" if options.io_dtype == "float" else "integer"
-    how = LowerOptions(options.io_layout, io_dtype, hybrid=job.precision == "int8-dynamic")
+    how = LowerOptions(options.io_layout, io_dtype, hybrid=job.precision in HYBRID, xnnpack=xnnpack)
     lowered = lower(stripped, how, job.diagnostics)
     if options.io_dtype == "uint8":
         unsigned_interface(lowered)
     if job.precision == "fp16":
         for name in halve_weights(lowered.model):
             job.diagnostics.warn("EC0647", f"weight {name!r} does not fit float16 and stays float32")
+    if adjust is not None:
+        adjust(lowered.model)
     ends = Interface.of(lowered, stripped, affine)
     info = model_info(ends, options, job.preprocess, job.source)
     if info is not None:
@@ -57,6 +67,7 @@ def write_model(
             f.write(associated_files(info, f.tell()))
     _say_floats(lowered, job, graph)
     _say_layout(lowered, job, options)
+    _say_interface(ends, job, options)
     facts = figures(lowered.model, path)
     if job.preprocess is not None and (how_folded := folded(graph)):
         facts["preprocessing in the file"] = _say_pixels(ends, how_folded, job.preprocess, job)
@@ -66,21 +77,18 @@ def write_model(
 
 
 def figures(model: TfliteModel, path: Path) -> dict[str, Any]:
-    """Operators by kind, and how many convolutions and products compute in integers."""
+    """Bytes, and operators by kind."""
     operators = [o for g in model.subgraphs for o in g.operators]
-    products = [o for o in operators if o.op in _PRODUCTS]
-    integer = [o for o in products if o.outputs[0].dtype in ("int8", "int16")]
     return {
         "bytes": path.stat().st_size,
         "operators": dict(Counter(o.op for o in operators).most_common()),
-        "integer products": f"{len(integer)} of {len(products)}",
     }
 
 
 def litert_artifact(graph: Graph, job: EmitJob) -> Artifact:
     """For processors with LiteRT. XNNPACK's own decisions are read back from LiteRT."""
     options = parse_options(TfliteOptions, job.options)
-    path, lowered, ends, facts = write_model(graph, job, options)
+    path, lowered, ends, facts = write_model(graph, job, options, xnnpack=True)
     facts["interface"] = ends.to_json()
     actual = None
     sample = next(iter(job.verification or ()), None)
@@ -98,7 +106,10 @@ def litert_artifact(graph: Graph, job: EmitJob) -> Artifact:
                 "LiteRT's execution plan with XNNPACK on this host",
             )
             facts["operators XNNPACK takes"] = f"{sum(ours for _, ours in taken)} of {len(taken)}"
-    return Artifact({MODEL: path}, MODEL, actual=actual, facts=facts)
+    found = None
+    if job.precision.startswith("int"):
+        found = kernels(lowered.model, hybrid=job.precision in HYBRID)
+    return Artifact({MODEL: path}, MODEL, actual=actual, facts=facts, kernels=found, kernels_by="the .tflite file")
 
 
 def litert_runner(path: Path, ends: Interface, job: EmitJob) -> LiteRtRunner:
@@ -124,6 +135,16 @@ def _say_floats(lowered: LoweredModel, job: EmitJob, graph: Graph) -> None:
         hint = "DEQUANTIZE and QUANTIZE stand around it; an NPU leaves it to the CPU"
         what = f"{node.op_type} computes in float: {why}"
         job.diagnostics.warn("EC0642", what, Location(graph.source, node=node.name or node.op_type), hint)
+
+
+def _say_interface(ends: Interface, job: EmitJob, options: TfliteOptions) -> None:
+    """Inputs and outputs that stay float where integers were asked for."""
+    wanted = {"integer": ("int8", "int16"), "uint8": ("uint8",)}.get(options.io_dtype, ())
+    left = [e for e in (*ends.inputs, *ends.outputs) if e.onnx_dtype == "float32" and e.dtype not in wanted]
+    if wanted and left:
+        what = f"{', '.join(f'{e.name} ({e.dtype})' for e in left)}: io-dtype={options.io_dtype} does not hold for them"
+        hint = "they are not quantised" if left[0].dtype == "float32" else "uint8 is for models in int8"
+        job.diagnostics.warn("EC0649", what, hint=hint)
 
 
 _HOW = {

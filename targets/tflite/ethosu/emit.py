@@ -30,6 +30,7 @@ from edgec.targets.tflite.micro.emit import (
     sources_of,
 )
 from edgec.targets.tflite.micro.memory import Budget, Need, check
+from edgec.targets.tflite.micro.products import agreeing_products
 from edgec.targets.tflite.micro.resolver import ETHOS_U, METHODS
 from edgec.targets.tflite.micro.source import Module, namespace
 from edgec.targets.tflite.reader import read
@@ -61,7 +62,7 @@ def ethosu_artifact(graph: Graph, spec: TargetSpec, job: EmitJob) -> Artifact:
         EdgecError: EC0665, EC0666 more memory than there is; EC0667 no kernel for what the CPU must do; EC0674 Vela failed.
     """
     options = parse_options(EthosUOptions, job.options)
-    path, lowered, ends, facts = write_model(graph, job, options)
+    path, lowered, ends, facts = write_model(graph, job, options, adjust=agreeing_products)
     facts["before Vela bytes"] = facts.pop("bytes")
     say_interface(ends, options, job)
     result = run_vela(path, spec, options, job)

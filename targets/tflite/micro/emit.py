@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from edgec.targets.tflite.micro.compilers import compile_sources, find_compiler
 from edgec.targets.tflite.micro.exactness import Exactness, compare_stored
 from edgec.targets.tflite.micro.memory import Budget, Need, check, peak
 from edgec.targets.tflite.micro.options import MicroOptions
+from edgec.targets.tflite.micro.products import agreeing_products
 from edgec.targets.tflite.micro.resolver import resolver_methods
 from edgec.targets.tflite.micro.scratch import cmsis_nn_scratch
 from edgec.targets.tflite.micro.source import EXAMPLE_CC, OPS_H, Module, namespace, write_sources
@@ -54,7 +55,9 @@ def micro_artifact(graph: Graph, spec: TargetSpec, job: EmitJob) -> Artifact:
             tflite-micro refuses the file.
     """
     options = parse_options(MicroOptions, job.options)
-    path, lowered, ends, facts = write_model(graph, job, options)
+    if job.precision == "fp32":
+        options = replace(options, io_dtype="float")  # there are no integers to take and give
+    path, lowered, ends, facts = write_model(graph, job, options, adjust=agreeing_products)
     del facts["bytes"]  # it is "flash bytes" here
     methods = resolver_methods(lowered.model, graph.source)
     say_interface(ends, options, job)
