@@ -12,8 +12,15 @@ from edgec.cli import ERROR, INTERNAL, INTERRUPTED, TERMINATED, TOOLCHAIN, VERIF
 from edgec.cli.console import print_diagnostics
 from edgec.diagnostics import Diagnostic, EdgecError, Severity
 
-_CODES = {"EC06": TOOLCHAIN, "EC08": VERIFICATION, "EC0755": VERIFICATION}
-"""Codes, or the areas they begin with, that have an exit code of their own; EC0755: no choice reaches the accuracy."""
+_CODES = {
+    "EC06": TOOLCHAIN,
+    "EC064": ERROR,  # what a lowering of our own refuses, and files it writes and reads
+    **dict.fromkeys(("EC0650", "EC0651", "EC0652", "EC0653", "EC0660"), ERROR),
+    "EC08": VERIFICATION,
+    **dict.fromkeys(("EC0835", "EC0836"), ERROR),  # two files that cannot be compared
+    "EC0755": VERIFICATION,  # no choice reaches the accuracy
+}
+"""Exit codes by the longest beginning of a diagnostic's code; the others are `ERROR`."""
 
 
 def failure(e: EdgecError) -> int:
@@ -27,7 +34,9 @@ def failure(e: EdgecError) -> int:
 def exit_code(found: Iterable[Diagnostic]) -> int:
     """Of a failed command, by the area of its first error."""
     first = next((d for d in found if d.severity >= Severity.ERROR), None)
-    return _CODES.get(first.code, _CODES.get(first.code[:4], ERROR)) if first is not None else ERROR
+    if first is None:
+        return ERROR
+    return next((_CODES[first.code[:n]] for n in (6, 5, 4) if first.code[:n] in _CODES), ERROR)
 
 
 class Interrupted(BaseException):

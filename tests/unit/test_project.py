@@ -58,6 +58,21 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert "precision" not in pc
 
 
+def test_options_of_targets_that_are_settings(tmp_path: Path) -> None:
+    text = """
+schema_version: 1
+model: net.onnx
+io_layout: nhwc
+flash: 300KB
+targets:
+  - {name: cortex-m, ram: 80000, io_dtype: integer}
+  - {name: android, flash: 1MB, options: {io-layout: keep, labels: data/labels.txt}}
+"""
+    micro, phone = (job["options"] for job in load(tmp_path, text).jobs())
+    assert micro == {"io-layout": "nhwc", "io-dtype": "integer", "flash": "300KB", "ram": 80000}
+    assert phone == {"io-layout": "keep", "flash": "1MB", "labels": str(tmp_path / "data/labels.txt")}
+
+
 def test_jobs_are_arguments_of_compile(tmp_path: Path) -> None:
     known = set(inspect.signature(api.compile).parameters)
     for job in load(tmp_path, FULL).jobs():
