@@ -164,6 +164,10 @@ class NodeLowering:
         to = self.rule.via.get(t.dtype)
         if to is None or t.dtype in self.rule.dtypes:
             return t
+        if (t.dtype, to) == ("int64", "int32"):
+            if t.data is not None and not np.array_equal(t.data, t.data.astype(np.int32)):
+                self.refuse(f"{t.name!r} does not fit 32 bits, and LiteRT has no int64 kernel for it")
+            self.builder.narrowed.append(f"{self.node.outputs[0].name!r} of {self.node.op_type}")
         return self.cast(t, to)
 
     def y(self, k: int = 0) -> Tensor:
@@ -252,6 +256,8 @@ class NodeLowering:
                 self.refuse("its bias is computed at run time")
             assert v is not None  # a missing one has data
             return self.builder.tensor(v, None)
+        if np.size(data) not in (1, channels):
+            self.refuse(f"its bias has {np.size(data)} elements for {channels} channels")
         data = np.broadcast_to(np.reshape(data, -1), (channels,))
         if not self.integer:
             return self.constant(data, "float32", hint=name)
