@@ -92,7 +92,7 @@ def _source(v: ir.Value) -> tuple[ir.Value, ir.Value] | None:
     producer = v.producer()
     if producer is not None and producer.op_type == "QuantizeLinear":
         return _pair(producer)
-    if producer is not None and producer.op_type in _MOVES:
+    if producer is not None and producer.op_type in (*_MOVES, "Split"):
         return None  # its turn comes first
     pairs = [_pair(u.node) for u in v.uses() if u.node.op_type == "DequantizeLinear"]
     first = pairs[0] if pairs else None
@@ -134,6 +134,31 @@ def move_reals(m: Match, rw: Rewriter) -> Result:
     return requantized(m, rw, m.root.op_type, [real, *others], *pair, m.root.attributes)
 
 
+def _stored_split(node: ir.Node) -> bool:
+    return node.domain == "" and bool(node.inputs) and node.inputs[0] is not None and _stored(node.inputs[0])
+
+
+@rule(P.Split(rest("ins"), where_=_stored_split))
+def split_reals(m: Match, rw: Rewriter) -> Result:
+    x, *sizes = m.rest("ins")
+    assert x is not None  # matched
+    pair = _source(x)
+    if pair is None:
+        return Reject("the scale of its input is not known")
+    real = dequantize(rw, x, *pair)
+    if isinstance(real, Reject):
+        return real
+    outs = m.root.outputs
+    parts = []
+    for part, out in zip(rw.ops("Split", real, *sizes, attrs=m.root.attributes, outputs=len(outs)), outs, strict=True):
+        stored = quantize(rw, typed(part, pair[0].dtype, out), *pair, out.dtype)
+        if isinstance(stored, Reject):
+            return stored
+        part.name = rw.graph.fresh(real_name(out))
+        parts.append(stored)
+    return parts
+
+
 def _fill(
     rw: Rewriter, others: list[ir.Value | None], pair: tuple[ir.Value, ir.Value], mode: str
 ) -> list[ir.Value | None] | Reject:
@@ -167,4 +192,4 @@ def _number(v: ir.Value) -> float:
     return float(np.reshape(np.asarray(constant(v)), ()))
 
 
-INTEGER_RULES = RuleSet([qlinear_conv, qlinear_matmul, move_reals, concat_reals])
+INTEGER_RULES = RuleSet([qlinear_conv, qlinear_matmul, move_reals, split_reals, concat_reals])

@@ -21,6 +21,7 @@ IoLayout = Literal["keep", "nhwc"]
 IoDtype = Literal["float", "integer"]
 
 _QDQ = frozenset({Q, DQ})
+_LISTED = 4
 _NOT_AT_THE_INTERFACE = frozenset({"int4", "uint64"})
 """Types LiteRT stores, but neither takes nor gives (int4) or computes in (uint64)."""
 
@@ -77,6 +78,8 @@ def lower(graph: Graph, options: LowerOptions | None = None, diagnostics: Diagno
 
 def _check(graph: Graph, forms: Forms) -> None:
     """What no rule can mend, said once for each op and each cause."""
+    from edgec.targets.tflite.ops.refused import REASONS
+
     unknown: dict[str, list[str]] = {}
     shapeless: list[str] = []
     types: dict[str, list[str]] = {}
@@ -96,7 +99,16 @@ def _check(graph: Graph, forms: Forms) -> None:
             types.setdefault(v.dtype.name.lower(), []).append(v.name or "")
         if v.is_graph_output() and 0 in (static_shape(v) or ()):
             shapeless.append(f"output {v.name!r}, which has no elements,")
-    errors = []
+    errors = [
+        Diagnostic(
+            "EC0641", Severity.ERROR, f"{n.op_type}: {why}", Location(graph.source, node=n.name or n.op_type), hint
+        )
+        for n in graph.model.graph
+        if not n.domain and n.op_type in REASONS
+        for why, hint in [REASONS[n.op_type]]
+    ]
+    if errors:
+        raise EdgecError(*errors)  # shapes unknown behind them are no news
     for op, names in unknown.items():
         hint = "docs/tflite.md lists the ops there are; a pass of your own may say it with those"
         where = Location(graph.source, node=names[0])
@@ -143,6 +155,10 @@ class _Lowering:
                 broken.update((*node.outputs, self.forms.output(node)))
         if errors:
             raise EdgecError(*errors)
+        if b.narrowed:
+            names = list(dict.fromkeys(b.narrowed))
+            what = f"computed in int32, as LiteRT has no int64 kernel for it: {', '.join(names[:_LISTED])}{_times(names[_LISTED - 1 :])}"
+            self.diagnostics.note("EC0639", what, Location(self.graph.source))
         outputs = self._outputs([p.tensor for p in inputs])
         main.inputs, main.outputs = [p.tensor for p in inputs], [p.tensor for p in outputs]
         main.operators = _needed(b.operators, main.outputs)
@@ -264,7 +280,8 @@ class _Lowering:
         for v in self.graph.outputs:
             perm = self.layouts.outputs[v]
             base = stored_value(v)
-            t = b.tensor(base, perm) if self.options.io_dtype == "integer" and base is not None else b.tensor(v, perm)
+            integers = b.tensor(base, perm) if self.options.io_dtype == "integer" and base is not None else None
+            t = integers if integers is not None and integers.quant is not None else b.tensor(v, perm)
             if id(t) in taken or t.data is not None:
                 t = b.reshape(t, t.shape, Tensor(v.name or "", t.shape, t.dtype, t.quant))
             taken.add(id(t))
