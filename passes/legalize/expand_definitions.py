@@ -8,7 +8,7 @@ where they are known. The expansions of `expand-composites` are shorter and come
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgec.graph import Graph, ir
 from edgec.passes.prepare.inline_functions import InlineFunctions
@@ -49,12 +49,13 @@ def _definition(node: ir.Node, opset: int) -> ir.Function | None:
     """The body for this node's attributes and types."""
     import onnx
 
-    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
     if schema.has_context_dependent_function:
         if any(v is not None and (v.type is None or v.dtype is None) for v in node.inputs):
             return None
         types = [
-            (onnx.TypeProto() if v is None else ir.serde.serialize_value(v).type).SerializeToString() for v in node.inputs
+            (onnx.TypeProto() if v is None else ir.serde.serialize_value(v).type).SerializeToString()
+            for v in node.inputs
         ]
         text = ir.to_proto(node).SerializeToString()
         found = schema.get_context_dependent_function(text, types)
@@ -72,4 +73,4 @@ def _function(body: onnx.FunctionProto, node: ir.Node) -> ir.Function:
     for name in body.output:
         if name not in made:
             body.node.append(helper.make_node("Constant", [], [name], value_float=0.0))
-    return ir.from_proto(body)
+    return ir.serde.deserialize_function(body)

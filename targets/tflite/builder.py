@@ -24,6 +24,8 @@ class Builder:
     def __init__(self, forms: Forms, *, hybrid: bool = False, xnnpack: bool = False) -> None:
         self.forms, self.hybrid, self.xnnpack = forms, hybrid, xnnpack
         self.operators: list[Operator] = []
+        self.narrowed: list[str] = []
+        """What is int64 in the model and computed in int32."""
         self._at: dict[ir.Value, dict[Perm | None, Tensor]] = {}
         self._constants: dict[tuple[object, ...], Tensor] = {}
         self._weights: dict[tuple[ir.Value, Perm, int], Tensor] = {}

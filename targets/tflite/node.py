@@ -304,6 +304,14 @@ class NodeLowering:
         """Output `k` is `t`, stored as this node's output is: no operator needed."""
         self._written[k] = t
 
+    def result(self, t: Tensor, k: int = 0) -> None:
+        """Output `k` has the elements of `t` in their order: `t` itself, or a RESHAPE of it."""
+        y = self.y(k)
+        if t.shape == y.shape and t.dtype == y.dtype and t.data is None and self.builder.is_written(t):
+            self.alias(t, k)
+        else:
+            self.reshape(t, y.shape, y)
+
     # --- after the rule -----------------------------------------------------------------------------------------------
 
     def finish(self) -> None:

@@ -48,7 +48,7 @@ def quantize(b: Builder, node: ir.Node) -> Tensor | str:
     b.operators.append(Operator("ROUND", [x], [rounded], {}, node.name or ""))
     x = rounded if zero is None else _emit(b, node, "ADD", rounded, zero)
     limits = np.iinfo(kind)
-    low, high = (b.constant(np.float32(v), f"{kind}_limit") for v in (limits.min, limits.max))
+    low, high = (b.constant(np.asarray(v, np.float32), f"{kind}_limit") for v in (limits.min, limits.max))
     x = _emit(b, node, "MINIMUM", _emit(b, node, "MAXIMUM", x, low), high)
     return _cast(b, b.reshape(x, shape), kind)
 

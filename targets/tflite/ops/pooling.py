@@ -81,7 +81,7 @@ def _max_of_windows(n: NodeLowering, x: Tensor, w: Window, padding: str) -> None
     if _flat(w):
         n.emit("MAX_POOL_2D", [x], n.y(), **_options(n, w, padding))
     else:
-        by_axes(n, x, w, "MAX_POOL_2D", n.y())
+        n.result(by_axes(n, x, w, "MAX_POOL_2D"))
 
 
 def _zero_is_lowest(v: ir.Value, x: Tensor) -> bool:
@@ -122,13 +122,15 @@ def average_pool(n: NodeLowering) -> None:
     exact = bool((factor == 1).all())
     if n.integer and not exact:
         n.refuse("padding that is left out of the count, other than SAME", "the pass count-include-pad")
-    pooled = y if exact else n.temp(y.shape)
     if _flat(w):
+        pooled = y if exact else n.temp(y.shape)
         n.emit("AVERAGE_POOL_2D", [x], pooled, **_options(n, w, "VALID"))
     else:
-        by_axes(n, x, w, "AVERAGE_POOL_2D", pooled)
+        pooled = by_axes(n, x, w, "AVERAGE_POOL_2D")
     if not exact:
         n.emit("MUL", [pooled, n.constant(factor[None, ..., None])], y)
+    elif pooled is not y:
+        n.result(pooled)
 
 
 def _correction(
@@ -148,7 +150,7 @@ def _correction(
     return np.asarray(factor, np.float32)
 
 
-def by_axes(n: NodeLowering, x: Tensor, w: Window, op: str, y: Tensor) -> None:
+def by_axes(n: NodeLowering, x: Tensor, w: Window, op: str) -> Tensor:
     """A pooling over any number of axes, with dilations or not: the two inner axes together, others one by one.
 
     Maxima of maxima are maxima, and so are averages of equally many. `x` is padded; its axes 1 and on are the spatial ones.
@@ -159,7 +161,7 @@ def by_axes(n: NodeLowering, x: Tensor, w: Window, op: str, y: Tensor) -> None:
     for group in groups:
         dilated = w.dilations[group[0]] != 1
         x = _pool_taps(n, x, w, op, group[0]) if dilated else _pool_group(n, x, w, op, group)
-    n.reshape(x, y.shape, y)
+    return x
 
 
 def _pool_group(n: NodeLowering, x: Tensor, w: Window, op: str, group: list[int]) -> Tensor:

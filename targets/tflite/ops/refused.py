@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import ANY, lowers, raw
 
-_REASONS = {
+REASONS: dict[str, tuple[str, str]] = {
     "NonMaxSuppression": (
         "how many boxes it keeps is known at run time only",
         "cut the model in front of it (--output-names) and select boxes in the app; NON_MAX_SUPPRESSION_V4 has another contract",
@@ -28,7 +28,7 @@ _REASONS = {
 }
 
 
-@lowers(*_REASONS, sides=raw, dtypes=(*ANY, "float64", "float16"))
+@lowers(*REASONS, sides=raw, dtypes=(*ANY, "float64", "float16"))
 def refused(n: NodeLowering) -> None:
-    why, hint = _REASONS[n.node.op_type]
+    why, hint = REASONS[n.node.op_type]
     n.refuse(why, hint)

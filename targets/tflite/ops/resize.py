@@ -80,8 +80,7 @@ def resize(n: NodeLowering) -> None:
     for a in sorted(axes, key=lambda a: a.out / a.size):
         at = n.axis(a.index)
         x = _picked(n, x, at, nearest_positions(n.node, a)) if nearest else _product(n, x, at, matrix_of(n.node, a))
-    x = _extrapolated(n, x, axes)
-    n.reshape(x, y.shape, y) if not n.builder.is_written(x) else n.alias(x)
+    n.result(_extrapolated(n, x, axes))
 
 
 def _picked(n: NodeLowering, x: Tensor, axis: int, places: Array) -> Tensor:

@@ -55,7 +55,7 @@ def _scatter(n: NodeLowering, places: Tensor, depth: int) -> None:
     rows, inner = math.prod(x.shape[:depth]), x.shape[depth:]
     flat = n.reshape(updates, (math.prod(updates.shape) // max(math.prod(inner), 1), *inner))
     if places.data is not None and kind == "none":
-        at = np.ravel_multi_index(tuple(np.moveaxis(places.data.reshape(-1, depth), -1, 0)), x.shape[:depth])
+        at = np.atleast_1d(np.ravel_multi_index(tuple(places.data.reshape(-1, depth).T), x.shape[:depth]))
         source = np.arange(rows)
         source[at] = rows + np.arange(len(at))  # of two at one place the last stays, as in ONNX Runtime
         both = [n.reshape(x, (rows, *inner)), flat]
@@ -63,7 +63,7 @@ def _scatter(n: NodeLowering, places: Tensor, depth: int) -> None:
         whole = n.emit("CONCATENATION", both, n.temp(shape, x.dtype, x.quant), axis=0)
         picked = n.temp((rows, *inner), x.dtype, x.quant)
         n.emit("GATHER", [whole, n.constant(source, "int32", hint="scatter")], picked, axis=0, batch_dims=0)
-        n.reshape(picked, y.shape, y)
+        n.result(picked)
         return
     if kind not in ("none", "add"):
         n.refuse(f"reduction {kind}", "none and add can be said")
