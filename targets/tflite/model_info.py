@@ -27,7 +27,7 @@ def model_info(
         return None
     labelled = _labelled(ends, labels, options.labels) if labels else None
     return ModelInfo(
-        options.model_name or (Path(source).stem if source else "model"),
+        options.model_name or (Path(source).stem if source and not source.startswith("<") else "model"),
         [_image(e, preprocess) if preprocess is not None and e in images else TensorInfo(e.name) for e in ends.inputs],
         [TensorInfo(e.name, labels=labels if e is labelled else ()) for e in ends.outputs],
         options.description or "",

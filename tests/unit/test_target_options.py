@@ -89,6 +89,11 @@ def test_a_type_has_the_options_that_help_names(name: str) -> None:
         parse_options(target.option_type, {})
 
 
+def test_microcontrollers_have_no_metadata() -> None:
+    with pytest.raises(EdgecError, match=r"EC0103.*labels"):
+        edgec.compile(_model(), target="cortex-m4", options={"labels": "labels.txt"})
+
+
 def test_a_precision_that_is_not_offered_says_why() -> None:
     with pytest.raises(EdgecError, match=r"EC0403.*refuses to build without quantisation"):
         edgec.compile(_model(), target="rv1106", precision="fp16")

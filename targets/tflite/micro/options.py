@@ -8,6 +8,11 @@ from typing import ClassVar, Literal
 
 from edgec.targets.tflite.options import TfliteOptions
 
+_NOT_HERE = frozenset(
+    {"kernels", "large", "metadata", "labels", "model-name", "description", "author", "license", "model-version"}
+)
+"""What tflite-micro does not read: metadata would only take flash."""
+
 
 @dataclass(frozen=True)
 class MicroOptions(TfliteOptions):
@@ -16,10 +21,11 @@ class MicroOptions(TfliteOptions):
     """
 
     io_dtype: Literal["float", "integer", "uint8"] = "integer"
+    metadata: Literal["auto", "none"] = "none"
     tflm: str | None = None
 
     HELP: ClassVar[Mapping[str, str]] = {
-        **{k: v for k, v in TfliteOptions.HELP.items() if k not in ("kernels", "large")},
+        **{k: v for k, v in TfliteOptions.HELP.items() if k not in _NOT_HERE},
         "io-dtype": "quantised models take and give integer (default: int8 or int16, no conversion), float, or uint8",
         "flash": "budget for the model: 300KB (1000 bytes each); more is an error. Default: what the spec says the chip has",
         "ram": "budget for the tensor arena: 80KB; more is an error. Default: what the spec says the chip has",
