@@ -19,12 +19,25 @@ def concat(n: NodeLowering) -> None:
         n.emit("CONCATENATION", parts, n.y(), axis=axis)
 
 
+_XNNPACK_PARTS = 4
+"""The most outputs of a SPLIT that XNNPACK takes (measured with ai-edge-litert 2.3.0)."""
+
+
 @lowers("Split", sides=follow_first, dtypes=ANY, quantised=SAME_SCALE)
 def split(n: NodeLowering) -> None:
+    """SPLIT or SPLIT_V; a SLICE each where XNNPACK takes that and neither of them: unequal parts, or more than four."""
     onnx_axis = int(n.attr("axis"))
     axis = n.axis(onnx_axis)
     x = n.x()
     sizes = [n.out_shape(k)[onnx_axis] for k in range(len(n.node.outputs))]
+    if n.builder.xnnpack and x.dtype in ("float32", "int8") and (len(sizes) > _XNNPACK_PARTS or len(set(sizes)) > 1):
+        begin = [0] * x.rank
+        for k, size in enumerate(sizes):
+            if n.has_output(k):
+                y = n.y(k)
+                n.emit("SLICE", [x, n.ints(begin), n.ints(y.shape)], y)
+            begin[axis] += size
+        return
     outs = [n.y(k) for k in range(len(sizes))]
     if len(set(sizes)) == 1:
         n.emit("SPLIT", [n.ints(axis), x], outs, num_splits=len(outs))
