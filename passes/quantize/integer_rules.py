@@ -110,8 +110,12 @@ def _pair(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 def moves_stored(node: ir.Node) -> bool:
     """Whether it only moves data, and the data is in few bits."""
+    return node.op_type in (*_MOVES, "Split", "Concat") and node.domain == "" and _first_stored(node)
+
+
+def _first_stored(node: ir.Node) -> bool:
     first = node.inputs[0] if node.inputs else None
-    return node.op_type in _MOVES and node.domain == "" and first is not None and _stored(first)
+    return first is not None and _stored(first)
 
 
 @rule(P.op(*_MOVES)(rest("ins"), where_=moves_stored))
@@ -134,11 +138,7 @@ def move_reals(m: Match, rw: Rewriter) -> Result:
     return requantized(m, rw, m.root.op_type, [real, *others], *pair, m.root.attributes)
 
 
-def _stored_split(node: ir.Node) -> bool:
-    return node.domain == "" and bool(node.inputs) and node.inputs[0] is not None and _stored(node.inputs[0])
-
-
-@rule(P.Split(rest("ins"), where_=_stored_split))
+@rule(P.Split(rest("ins"), where_=_first_stored))
 def split_reals(m: Match, rw: Rewriter) -> Result:
     x, *sizes = m.rest("ins")
     assert x is not None  # matched

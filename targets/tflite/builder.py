@@ -189,16 +189,17 @@ class Builder:
             self._in_front[id(t)] = self.transpose(t, (t.rank - 1, *range(t.rank - 1)))
         return self._in_front[id(t)]
 
-    def requantise(self, t: Tensor, wanted: Quant, name: str | None = None) -> Tensor:
-        """The same reals at another scale; `t` itself where it is the same."""
-        if t.quant is None or t.quant.same(wanted):
+    def requantise(self, t: Tensor, wanted: Quant, name: str | None = None, dtype: str | None = None) -> Tensor:
+        """The same reals at another scale, or in another `dtype`; `t` itself where both are the same."""
+        dtype = dtype or t.dtype
+        if t.quant is None or (t.dtype == dtype and t.quant.same(wanted)):
             return t
         if t.data is not None:
-            low, high = (-128, 127) if t.dtype == "int8" else (-32768, 32767)
+            low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
             real = (t.data.astype(np.float64) - t.quant.zero_point[0]) * np.float64(t.quant.scale[0])
             data = np.clip(np.rint(real / np.float64(wanted.scale[0])) + wanted.zero_point[0], low, high)
-            return self.constant(data.astype(t.dtype), name or f"{t.name}_rescaled", t.dtype, wanted)
-        out = Tensor(name or f"{t.name}_rescaled", t.shape, t.dtype, wanted)
+            return self.constant(data.astype(dtype), name or f"{t.name}_rescaled", dtype, wanted)
+        out = Tensor(name or f"{t.name}_rescaled", t.shape, dtype, wanted)
         self._emit("QUANTIZE", [t], out)
         return out
 

@@ -237,7 +237,7 @@ class _Lowering:
         base = stored_value(v)
         if base is not None and not is_constant(base):
             perm = b.storage(base) if b.known(base) else None
-            b.keep(out, perm, b.requantise(b.tensor(base, perm), found[0], f"{v.name}_rescaled"))
+            b.keep(out, perm, b.requantise(b.tensor(base, perm), found[0], f"{v.name}_rescaled", found[1]))
             return
         perm = b.storage(v) if b.known(v) else None
         t = b.tensor(v, perm)
@@ -285,7 +285,8 @@ class _Lowering:
             if id(t) in taken or t.data is not None:
                 t = b.reshape(t, t.shape, Tensor(v.name or "", t.shape, t.dtype, t.quant))
             taken.add(id(t))
-            ports.append(Port(v.name or "", t, perm, t.quant))
+            real = v.dtype is None or v.dtype.is_floating_point()  # else the model itself speaks integers
+            ports.append(Port(v.name or "", t, perm, t.quant if real else None))
         public = {id(p.tensor) for p in ports}
         names = {p.name for p in ports}
         for o in b.operators:

@@ -166,3 +166,35 @@ def test_one_refusal_is_told_also_where_a_fused_kernel_reads_it() -> None:
     with pytest.raises(EdgecError) as e:
         lower(g)
     assert [d.code for d in e.value.diagnostics] == ["EC0641"]
+
+
+def test_from_one_stored_type_to_another_is_one_quantize() -> None:
+    body = """q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) w2 = Constant<value = float {0.001}>()
+        z16 = Constant<value = int16 {0}>() p = QuantizeLinear(d, w2, z16) y = DequantizeLinear(p, w2, z16)"""
+    operators = lower(graph(body)).model.main.operators
+    assert [(o.op, o.outputs[0].dtype) for o in operators] == [
+        ("QUANTIZE", "int8"),
+        ("QUANTIZE", "int16"),
+        ("DEQUANTIZE", "float32"),
+    ]
+
+
+def test_an_output_that_is_integer_in_the_model_is_no_quantised_float() -> None:
+    """Its numbers are the model's own: nothing is to be multiplied by the scale again."""
+    m = lower(graph(f"{IN} a = Relu(xd) y = QuantizeLinear(a, s2, z2)", "int8[1,2,4,4] y"))
+    assert [(p.tensor.dtype, p.quant) for p in m.outputs] == [("int8", None)]
+
+
+def test_a_convolution_over_one_axis_stays_in_integers_through_the_pipeline() -> None:
+    """conv1d-to-2d adds the axis to stored integers: that tensor has the scale of its Q/DQ."""
+    from edgec.pipeline import PassContext
+    from edgec.plugins import Registry
+    from edgec.recipe import build_passes
+    from edgec.specs.schema import builtin_pipeline
+
+    body = f"axes = Constant<value = int64[1] {{3}}>() {IN} w1 = Squeeze(w, axes) a = Conv(xd, w1) {OUT}"
+    g = graph(body, "float[1,2,8] y", "float[1,2,8] x")
+    PassManager(build_passes(builtin_pipeline("tflite-fp32").steps, Registry().passes())).run(g, PassContext())
+    m = lower(g)
+    conv = next(o for o in m.model.main.operators if o.op == "CONV_2D")
+    assert [t.dtype for t in conv.inputs if t is not None] == ["int8", "int8", "int32"]
