@@ -192,7 +192,8 @@ def test_a_convolution_over_one_axis_stays_in_integers_through_the_pipeline() ->
     from edgec.recipe import build_passes
     from edgec.specs.schema import builtin_pipeline
 
-    body = f"axes = Constant<value = int64[1] {{3}}>() {IN} w1 = Squeeze(w, axes) a = Conv(xd, w1) {OUT}"
+    w = "w3 = Constant<value = int8[2,2,1] {1, 2, 3, 4}>() w1 = DequantizeLinear<axis=0>(w3, ws, wz)"
+    body = f"{IN} {w} a = Conv(xd, w1) {OUT}"
     g = graph(body, "float[1,2,8] y", "float[1,2,8] x")
     PassManager(build_passes(builtin_pipeline("tflite-fp32").steps, Registry().passes())).run(g, PassContext())
     m = lower(g)
