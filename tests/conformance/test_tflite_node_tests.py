@@ -32,7 +32,7 @@ def _load(name: str) -> ModuleType:
 
 node_cases, tflite_cases = _load("node_cases"), _load("tflite_cases")
 
-PASSING = 1409
+PASSING = 1448
 """At least so many cases are right: a change may raise the number, never lower it."""
 
 WITHOUT = {

@@ -86,8 +86,8 @@ def node_case(name: str, model: onnx.ModelProto, inputs: Sequence[Any], outputs:
             continue
         tried.add(frozen)
         proto, feeds = _freeze(model, inputs, frozen)
-        if not proto.graph.input:
-            continue  # nothing left to run
+        if not proto.graph.input and any(np.asarray(a).ndim > 1 for a in inputs):
+            continue  # nothing left to run; shapes and limits alone may all be constants (Range)
         found = _lowered_case(name, proto, feeds, outputs)
         if isinstance(found, Task):
             return found
@@ -133,6 +133,7 @@ def _constants(model: onnx.ModelProto, inputs: Sequence[Any]) -> Iterator[frozen
     yield frozenset(names[1:])
     if len(names) > 1:
         yield frozenset([names[0], *names[2:]])
+    yield frozenset(names)
 
 
 def _freeze(model: onnx.ModelProto, inputs: Sequence[Any], names: frozenset[str]) -> tuple[onnx.ModelProto, Arrays]:

@@ -8,6 +8,7 @@ FAMILIES = (
     "activation",
     "comparison",
     "convolution",
+    "curves",
     "elementwise",
     "gather",
     "integer",
