@@ -142,7 +142,18 @@ class _Input:
         mean = float(self.mean[0])
         if not self.bits:
             return one and mean == 0 and self.std[0] == 1
-        return one and mean.is_integer() and 0 <= mean <= 255 and (self.bits == 8 or mean == 0)
+        whole = mean.is_integer() and 0 <= mean <= 255 and (self.bits == 8 or mean == 0)
+        return one and whole and all(self._keeps_scale(n, mean) for n, _ in self.readers)
+
+    def _keeps_scale(self, reader: ir.Node, mean: float) -> bool:
+        """Whether the input will be stored in the scale of pixels: a model that arrived quantised has its own."""
+        if reader.op_type != "QuantizeLinear":
+            return True
+        if len(reader.inputs) < 3 or not all(is_constant(v) for v in reader.inputs[1:3]):
+            return False
+        scale, zero = (np.asarray(constant(v), np.float64) for v in reader.inputs[1:3])
+        exact = scale.size == zero.size == 1 and bool(np.isclose(scale * self.std[0], 1, rtol=1e-5).all())
+        return exact and bool(np.all(zero == (mean - 128 if self.bits == 8 else 0)))
 
     def _shift(self) -> float | None:
         """What to take from the pixels so that the weights can hold the rest; None where they cannot."""
@@ -205,8 +216,12 @@ class _Input:
         x, last = r, self.axis == 3
         if last:
             x = self._node("Transpose", [x], f"{self.v.name}_first", perm=[0, 3, 1, 2])
-        weight = self._constant((1 / self.std).reshape(channels, 1, 1, 1), f"{self.v.name}_by_std")
-        bias = self._constant(-self.mean / self.std, f"{self.v.name}_mean")
+        kernel = (channels, 1, 1, 1)
+        if self._arrived_quantised():
+            x, weight, bias = self._in_integers(x, kernel)
+        else:
+            weight = self._constant((1 / self.std).reshape(kernel), f"{self.v.name}_by_std")
+            bias = self._constant(-self.mean / self.std, f"{self.v.name}_mean")
         x = self._node("Conv", [x, weight, bias], f"{self.v.name}_normalised", group=channels, kernel_shape=[1, 1])
         if last:
             x = self._node("Transpose", [x], f"{self.v.name}_normalised_last", perm=[0, 2, 3, 1])
@@ -214,19 +229,44 @@ class _Input:
             node.replace_input_with(i, x)
         self.graph.model.graph.sort()
 
-    def _constant(self, data: Array, hint: str) -> ir.Value:
+    def _arrived_quantised(self) -> bool:
+        """Whether all readers are QuantizeLinear to int8: nothing quantises this convolution later."""
+        zeros = [n.inputs[2] if n.op_type == "QuantizeLinear" and len(n.inputs) > 2 else None for n, _ in self.readers]
+        return self.bits == 8 and all(z is not None and z.dtype is ir.DataType.INT8 for z in zeros)
+
+    def _in_integers(self, r: ir.Value, kernel: tuple[int, ...]) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """r, weight and bias through Q/DQ: a stored pixel is pixel - 128, a stored weight 127."""
+        name, zeros = self.v.name, np.zeros(self.std.size)
+        grid = (self._constant(np.ones(()), f"{name}_step"), self._constant(np.asarray(-128), f"{name}_zero", np.int8))
+        stored = self._node("QuantizeLinear", [r, *grid], f"{name}_q", dtype=ir.DataType.INT8)
+        x = self._node("DequantizeLinear", [stored, *grid], f"{name}_dq")
+        scale = self._constant(1 / (127 * self.std), f"{name}_by_std_scale")
+        parts = []
+        for data, dtype, hint in (
+            (np.full(kernel, 127), np.int8, "by_std"),
+            (np.rint(-127 * self.mean), np.int32, "mean"),
+        ):
+            zero = self._constant(zeros, f"{name}_{hint}_zero", dtype)
+            constants = [self._constant(data, f"{name}_{hint}_q", dtype), scale, zero]
+            parts.append(self._node("DequantizeLinear", constants, f"{name}_{hint}", axis=0))
+        return x, parts[0], parts[1]
+
+    def _constant(self, data: Array, hint: str, dtype: npt.DTypeLike = np.float32) -> ir.Value:
         name = self.graph.fresh(hint)
-        value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(data, np.float32), name=name))
-        value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape(data.shape)
+        tensor = ir.tensor(np.array(data, dtype), name=name)
+        value = ir.Value(name=name, const_value=tensor)
+        value.dtype, value.shape = tensor.dtype, ir.Shape(data.shape)
         self.graph.model.graph.register_initializer(value)
         return value
 
-    def _node(self, op: str, inputs: list[ir.Value], hint: str, **attributes: Any) -> ir.Value:
+    def _node(
+        self, op: str, inputs: list[ir.Value], hint: str, dtype: ir.DataType = ir.DataType.FLOAT, **attributes: Any
+    ) -> ir.Value:
         g = self.graph.model.graph
         attrs = [ir.convenience.convert_attribute(k, v) for k, v in attributes.items()]
         node = ir.Node("", op, inputs, attrs, num_outputs=1, name=self.graph.fresh(f"{hint}_{op.lower()}"))
         out = node.outputs[0]
-        out.name, out.dtype = self.graph.fresh(hint), ir.DataType.FLOAT
+        out.name, out.dtype = self.graph.fresh(hint), dtype
         shape = static_shape(inputs[0])
         assert shape is not None  # images are of fixed size
         perm = attributes.get("perm")

@@ -160,7 +160,9 @@ def _say_pixels(ends: Interface, how: dict[str, str], preprocess: Preprocess, jo
     for e in ends.inputs:
         if e.name in how:
             out[e.name] = takes(e, preprocess)
-            what = f"input {e.name!r} takes {out[e.name]}: {_HOW[how[e.name]]}"
+            nothing = how[e.name] == "as it is" and e.quant is None and preprocess.normalises
+            why = "it is not quantised, so there is no scale to fold into" if nothing else _HOW[how[e.name]]
+            what = f"input {e.name!r} takes {out[e.name]}: {why}"
             job.diagnostics.note("EC0648", what)
     return out
 

@@ -105,6 +105,31 @@ def test_the_scale_is_exactly_one_pixel() -> None:
     assert known_range(graph.clone().inputs[0]) == (-2.0, 127 / 64), "copies carry it along"
 
 
+ARRIVED = """<ir_version: 10, opset_import: ["" : 24]>
+g (float[1,3,6,6] x) => (float[1,3,6,6] y) <float s = {SCALE}, int8 z = {ZERO}>
+{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Relu(d) }"""
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero", "how"),
+    [("0.015625", "0", "as it is"), ("0.015", "0", "depthwise"), ("0.015625", "1", "depthwise")],
+)
+def test_a_model_that_arrived_quantised(scale: str, zero: str, how: str) -> None:
+    """Its own scale stays; a convolution in integers stands before it where that is not one pixel."""
+    before = Graph.from_text(ARRIVED.replace("SCALE", scale).replace("ZERO", zero))
+    graph = before.clone()
+    result = FoldPreprocess((128.0,), (64.0,), bits=8).run(graph, PassContext())
+    assert dict(result.stats) == {how: 1}
+    x = ((pixels() - 128) / 64).astype(np.float32)
+    want, got = (Session(g).run({"x": x})["y"] for g in (before, graph))
+    assert np.abs(want - got).max() <= float(scale), "a step, where the convolution rounds to another side"
+    if how == "depthwise":
+        artifact, _ = strip(graph)
+        (reader,) = (u.node for u in artifact.inputs[0].uses())
+        assert reader.op_type == "QuantizeLinear", "the artifact's input is stored in steps of one pixel"
+        assert [n.op_type for n in artifact.nodes()].count("Conv") == 1
+
+
 def test_images_and_what_is_none() -> None:
     graph = Graph.from_text("""<ir_version: 10, opset_import: ["" : 24]>
         g (float[1,3,4,4] x, float[1,8] state) => (float[1,3,4,4] y, float[1,8] z) { y = Relu(x) z = Relu(state) }""")
