@@ -283,7 +283,7 @@ def test_budgets() -> None:
 def test_float_models_are_told_of_int8() -> None:
     m = models.float_model()
     with pytest.raises(EdgecError) as caught:
-        check(m, Need(2000, 4000, None), Budget(1500, 3000), "fp32", None)
+        check(m, Need(2000, 4000, None, "the tensors alive at once take at least"), Budget(1500, 3000), "fp32", None)
     flash, ram = caught.value.diagnostics
     assert flash.hint is not None
     assert flash.hint.startswith("--precision int8 makes it about 1.3 KB, which fits")  # 928 bytes of floats: 232

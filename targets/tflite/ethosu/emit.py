@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.actual_placement import ActualNode, ActualPlacement
-from edgec.diagnostics import Location
+from edgec.diagnostics import EdgecError, Location
 from edgec.target import Artifact, EmitJob
 from edgec.target_options import parse_options
 from edgec.targets.tflite.emit import MODEL, write_model
@@ -71,7 +71,7 @@ def ethosu_artifact(graph: Graph, spec: TargetSpec, job: EmitJob) -> Artifact:
     actual = placement(lowered.model, on_cpu, result)
     _say_cpu(lowered.model, on_cpu, result, job, graph)
     budget = Budget.of(options, spec.memory, spec.name)
-    need = Need(result.path.stat().st_size, result.feature_maps, None)
+    need = Need(result.path.stat().st_size, result.feature_maps, None, "Vela's plan of the tensors takes")
     check(lowered.model, need, budget, job.precision, graph.source)
     facts |= {
         "interface": ends.to_json(),
@@ -188,8 +188,8 @@ def _say_cpu(model: TfliteModel, on_cpu: list[Operator], result: VelaResult, job
         ours = made_for.get(name)
         node = (ours.source or name) if ours is not None else name
         what = f"Vela leaves {o.op} to the CPU: {why.get(name, 'it gives no reason')}"
-        hint = None if o.op in METHODS else f"tflite-micro has no kernel of {o.op} there either"
-        job.diagnostics.warn("EC0675", what, Location(graph.source, node=node), hint)
+        nor = None if o.op in METHODS else f"tflite-micro has no kernel of {o.op} there either"
+        job.diagnostics.warn("EC0675", what, Location(graph.source, node=node), nor)
     if len(on_cpu) > _SAID:
         rest = cpu_operators([o.op for o in on_cpu[_SAID:]])
         job.diagnostics.warn("EC0675", f"Vela leaves {len(on_cpu) - _SAID} more operators to the CPU: {rest}")
@@ -197,14 +197,26 @@ def _say_cpu(model: TfliteModel, on_cpu: list[Operator], result: VelaResult, job
 
 def _plan_arena(path: Path, ends: Interface, result: VelaResult, cpu: bool, job: EmitJob) -> ArenaPlan:
     """Vela's plan of the tensors, and room for tflite-micro's structures, which are few where the NPU runs all."""
-    runner = micro_runner(path, ends, job) if cpu and available(job, "tflite-micro") else None
-    structures = STRUCTURES + (runner.measure().tail if runner is not None else 0)
+    tail = _tail_without_npu(path, ends, job) if cpu else None
+    structures = STRUCTURES + (tail or 0)
     size = -(-(result.feature_maps + structures) // 16) * 16
     reasons = [
         f"{result.feature_maps} bytes are Vela's plan of the tensors.",
         f"{structures} bytes more are allowed for tflite-micro's structures"
-        + (", a bound: as much as without the NPU." if runner is not None else ", which was not measured."),
+        + (", a bound: as much as without the NPU." if tail is not None else ", which was not measured."),
         "interpreter.arena_used_bytes() says what it really takes.",
     ]
     facts = {"arena": {"Vela's plan": f"{result.feature_maps} bytes", "kArenaSize": f"{size} bytes"}}
     return ArenaPlan(size, tuple(reasons), facts)
+
+
+def _tail_without_npu(path: Path, ends: Interface, job: EmitJob) -> int | None:
+    """Bytes of structures for the file before Vela; None where tflite-micro is not here, or does not run that file."""
+    if not available(job, "tflite-micro"):
+        return None
+    try:
+        return micro_runner(path, ends, job).measure().tail
+    except EdgecError as e:
+        why = e.diagnostics[0].message
+        job.diagnostics.warn("EC0669", f"memory for operators left to the CPU is not known: {why}")
+        return None

@@ -43,13 +43,13 @@ class VelaResult:
     @property
     def sram(self) -> int:
         """Bytes."""
-        return round(self.summary["sram_memory_used"] * 1024)
+        return round(float(self.summary["sram_memory_used"]) * 1024)
 
     @property
     def feature_maps(self) -> int:
         """Bytes in the memory where tensors live: what of the arena the NPU takes. Weights may share that memory."""
         area = str(self.summary["feature_map_storage_area"]).lower().replace("-", "_").replace(" ", "_")
-        return round(self.summary[f"{area}_memory_used"] * 1024)
+        return round(float(self.summary[f"{area}_memory_used"]) * 1024)
 
     def utilisation(self, macs_per_cycle: int) -> float:
         """Share of the NPU's multipliers that work, over the whole inference."""

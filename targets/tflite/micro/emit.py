@@ -64,7 +64,11 @@ def micro_artifact(graph: Graph, spec: TargetSpec, job: EmitJob) -> Artifact:
     budget = Budget.of(options, spec.memory, spec.name)
     runner = micro_runner(path, ends, job) if available(job, "tflite-micro") else None
     arena = runner.measure() if runner is not None else None
-    need = Need(path.stat().st_size, arena.needed if arena is not None else peak(lowered.model).bytes, arena)
+    size = path.stat().st_size
+    if arena is not None:
+        need = Need(size, arena.needed, arena)
+    else:
+        need = Need(size, peak(lowered.model).bytes, None, "the tensors alive at once take at least")
     check(lowered.model, need, budget, job.precision, graph.source)
     plan = plan_arena(lowered.model, runner, budget, spec, job)
     facts |= {"interface": ends.to_json(), **memory_facts(need, budget), **plan.facts}

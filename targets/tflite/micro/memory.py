@@ -40,11 +40,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Need:
-    """What an artifact takes. `arena`: bytes its arena surely needs; `measured`: by a runtime, else a lower bound."""
+    """What an artifact takes. `arena`: bytes its arena surely needs; `how`: who says so; `measured`: if a runtime does."""
 
     flash: int
     arena: int
     measured: Arena | None
+    how: str = "the tensor arena takes"
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def peak(model: TfliteModel) -> Peak:
     for t in g.inputs:
         touch(t, 0)
     for i, o in enumerate(g.operators):
-        for t in (*o.inputs, *o.outputs):
-            touch(t, i)
+        for read_or_written in (*o.inputs, *o.outputs):
+            touch(read_or_written, i)
     for t in g.outputs:
         touch(t, len(g.operators) - 1)
     changes = [0] * (len(g.operators) + 1)
@@ -103,8 +104,7 @@ def check(model: TfliteModel, need: Need, budget: Budget, precision: str, source
         hint = "; ".join(_smaller_weights(model, need.flash, budget.flash, precision))
         found.append(_error("EC0665", f"{what}: {_kb(need.flash - budget.flash)} too much", source, hint))
     if budget.ram is not None and need.arena > budget.ram:
-        how = "the tensor arena takes" if need.measured is not None else "the tensors alive at once take at least"
-        what = f"{how} {_kb(need.arena)} of RAM, {budget.ram_from} is {_kb(budget.ram)}"
+        what = f"{need.how} {_kb(need.arena)} of RAM, {budget.ram_from} is {_kb(budget.ram)}"
         hint = "; ".join(_smaller_tensors(model, need, budget.ram, precision))
         found.append(_error("EC0666", f"{what}: {_kb(need.arena - budget.ram)} too much", source, hint))
     if found:

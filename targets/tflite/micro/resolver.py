@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgec.diagnostics import Location, error
+from edgec.diagnostics import Diagnostic, EdgecError, Location, error
 
 if TYPE_CHECKING:
     from edgec.targets.tflite.model import TfliteModel
@@ -70,11 +70,9 @@ def resolver_methods(model: TfliteModel, source: str | None = None) -> list[str]
     return sorted(methods)
 
 
-def _refusal(unknown: Mapping[str, list[str]], source: str | None) -> Exception:
-    from edgec.diagnostics import EdgecError
-
+def _refusal(unknown: Mapping[str, list[str]], source: str | None) -> EdgecError:
     hint = "replace the node in the model, or cut the model there and compute the rest in your own code"
-    found = []
+    found: list[Diagnostic] = []
     for op, nodes in unknown.items():
         more = f", and for {len(nodes) - 1} more" if len(nodes) > 1 else ""
         what = f"tflite-micro has no kernel of {op}, which this node needs{more}"

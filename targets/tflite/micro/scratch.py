@@ -44,7 +44,7 @@ def _scratch(o: Operator) -> int:
         return 4 * area * channels * 2 + 8 if wide else max(4 * _BLOCK * area, 2 * channels * area)
     if o.op == "TRANSPOSE_CONV":
         _, kh, kw, channels = shapes[1]
-        stride_h, stride_w = o.options.get("stride_h", 1), o.options.get("stride_w", 1)
+        stride_h, stride_w = int(o.options.get("stride_h", 1)), int(o.options.get("stride_w", 1))
         width = ((shapes[2][2] - 1) * stride_w + max(kw, stride_h)) * o.outputs[0].shape[3]
         return max(width * max(kh, stride_h) * 4, 4 * _up(kh * kw * channels, 16)) + math.prod(shapes[1])
     if o.op == "FULLY_CONNECTED":
