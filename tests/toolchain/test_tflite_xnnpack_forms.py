@@ -118,3 +118,22 @@ def test_padding_of_max_pool(before: str, pad: str) -> None:
           h = {before} (x) y = MaxPool <kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,1]> (h) }}"""
     )
     assert kinds(lower(made, LowerOptions(io_layout="nhwc")))[pad] == 1
+
+
+@pytest.mark.toolchain
+def test_a_constant_next_to_nothing(litert: Toolchain, tmp_path: Path) -> None:
+    """XNNPACK's ADD takes no scale below 1/1024 of the output's."""
+    made = graph(
+        """(float[1,4,9,8] x) => (float[1,4,9,8] y)
+        <float s = {0.07}, int8 z = {-3}, float c = {0.000001}, int8 k = {100}, int8 o = {0}> {
+          q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) e = DequantizeLinear (k, c, o) h = Add (d, e)
+          r = QuantizeLinear (h, s, z) y = DequantizeLinear (r, s, z) }"""
+    )
+    lowered = lower(made, LowerOptions(xnnpack=True))
+    x = np.resize((np.arange(-128, 128) + 3) * 0.07, (1, 4, 9, 8)).astype(np.float32)
+    ends = Interface.of(lowered, made)
+    run = ModelRun(write(lowered.model), [ends.store({"x": x})])
+    (outcome,) = run_litert(litert, [run], folder=tmp_path)
+    assert outcome.status == "ok", outcome.message
+    assert all(taken for _, taken in outcome.operators)
+    assert np.abs(ends.restore(outcome.outputs[0])["y"] - x).max() < 1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgec.targets.tflite.model import Tensor
+from edgec.targets.tflite.model import Quant, Tensor
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import NUMBERS, OWN_SCALE, Quantised, follow, lowers
 
@@ -18,8 +18,19 @@ WIDE = {**SMALL, "uint32": "int64"}
 
 @lowers(*_ARITHMETIC, sides=follow, dtypes=NUMBERS, via=WIDE, quantised=OWN_SCALE, activation=True)
 def arithmetic(n: NodeLowering) -> None:
-    op = _ARITHMETIC[n.node.op_type]
-    n.emit(op, [n.operand(0), n.operand(1)], n.y(), fused_activation_function=n.activation)
+    op, y = _ARITHMETIC[n.node.op_type], n.y()
+    operands = [n.operand(0), n.operand(1)]
+    if op != "MUL" and n.integer and n.builder.xnnpack:
+        operands = [_coarse(n, t, y) for t in operands]
+    n.emit(op, operands, y, fused_activation_function=n.activation)
+
+
+def _coarse(n: NodeLowering, t: Tensor, y: Tensor) -> Tensor:
+    """A constant whose scale is below 1/1024 of the output's, where XNNPACK takes no ADD, at twice that: same sums."""
+    if t.data is None or t.quant is None or y.quant is None or not t.quant.per_tensor:
+        return t
+    least = 2 * y.quant.scale / np.float32(1024)
+    return t if t.quant.scale[0] >= least[0] / 2 else n.builder.requantise(t, Quant.of(least))
 
 
 @lowers("Div", sides=follow, dtypes=("float32", "int32"), via={**SMALL, "int64": "int32"}, activation=True)
