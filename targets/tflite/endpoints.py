@@ -59,7 +59,7 @@ class Endpoint:
         if self.quant is None and array.dtype.kind in "iu" and not np.array_equal(stored, array):
             what = f"input {self.name!r} is stored as {self.dtype}, and a sample's {array.dtype} values do not fit"
             raise error("EC0660", what, hint="the artifact cannot take them on the device either")
-        return np.ascontiguousarray(stored if self.perm is None else stored.transpose(self.perm))
+        return np.array(stored if self.perm is None else stored.transpose(self.perm), order="C")  # a number stays 0-d
 
     def restore(self, array: Array) -> Array:
         """What the file gave as the ONNX value."""
