@@ -175,7 +175,8 @@ def _integer(node: ir.Node, q: Quantised | None, fused: Fused | None) -> str:
         return ""
     if q is None:
         return f"{node.op_type} has no integer kernel"
-    parameters = {q.weights, q.bias}
+    weights = q.weights if q.has_weights is None or q.has_weights(node) else None
+    parameters = {weights, q.bias}
     found = set()
     for i in q.inputs if q.inputs is not None else range(len(node.inputs)):
         v = node.inputs[i] if i < len(node.inputs) else None
@@ -192,9 +193,9 @@ def _integer(node: ir.Node, q: Quantised | None, fused: Fused | None) -> str:
     dtype = found.pop()
     if dtype not in q.dtypes:
         return f"{node.op_type} has no {dtype} kernel"
-    if q.weights is not None and q.weights < len(node.inputs):
-        w = read[q.weights]
-        if w is None or not is_constant(stored_value(node.inputs[q.weights])) or w[1] not in ("int8", "int4"):
+    if weights is not None and weights < len(node.inputs):
+        w = read[weights]
+        if w is None or not is_constant(stored_value(node.inputs[weights])) or w[1] not in ("int8", "int4"):
             return "its weights are not stored in int8 or int4"
         if np.any(w[0].zero_point):
             return "its weights have a zero point"

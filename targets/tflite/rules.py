@@ -31,6 +31,7 @@ class Quantised:
     `scales`: "own": each input and output has its own; "same": outputs have the scale of input 0 (pooling, data movement);
     "as-output": all inputs must have the scale of the output (CONCATENATION); inputs are requantised for it.
     `inputs`: which inputs are activations; None is all that are no weights. `weights`, `bias`: positions of those.
+    `has_weights`: None, or whether a node has weights there; else what is there is an activation (MatMul).
     `fixed`: element type -> the (scale, zero point) the kernel gives its output whatever is asked for.
     `when`: None, or a check of the node that returns why it has no integer kernel, else None.
     `hybrid`: None, or which stored types of `weights` the float kernel of a node reads as they are, quantising its input
@@ -45,6 +46,7 @@ class Quantised:
     fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     when: Callable[[ir.Node], str | None] | None = None
     hybrid: Callable[[ir.Node], Collection[str]] | None = None
+    has_weights: Callable[[ir.Node], bool] | None = None
 
 
 OWN_SCALE = Quantised()

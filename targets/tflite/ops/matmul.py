@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from edgec.graph import attribute, ir, static_shape
-from edgec.targets.tflite.absorb import constant_matrix
+from edgec.targets.tflite.absorb import DQ, constant_matrix, params
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import Quantised, lowers, raw
 
@@ -64,7 +64,19 @@ def gemm(n: NodeLowering) -> None:
         n.emit("ADD", [product, bias], y, fused_activation_function=n.activation)
 
 
-@lowers("MatMul", sides=raw, quantised=Quantised(inputs=(0, 1), hybrid=_hybrid), activation=True, bias=True)
+def _by_columns(node: ir.Node) -> str | None:
+    """FULLY_CONNECTED has a scale for each output, BATCH_MATMUL one in all."""
+    producer = node.inputs[1].producer() if node.inputs[1] is not None else None
+    found = params(producer) if producer is not None and producer.op_type == DQ else None
+    if found is None or found[0].per_tensor or found[0].axis == 1:
+        return None
+    return "its weights have a scale for each row, not for each output"
+
+
+_PRODUCT = Quantised(inputs=(0, 1), weights=1, has_weights=constant_matrix, when=_by_columns, hybrid=_hybrid)
+
+
+@lowers("MatMul", sides=raw, quantised=_PRODUCT, activation=True, bias=True)
 def matmul(n: NodeLowering) -> None:
     x = n.x(0)
     if constant_matrix(n.node):
