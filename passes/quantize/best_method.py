@@ -1,7 +1,7 @@
 """Which way of choosing ranges suits a model: each is tried on the same statistics, and the closest result is kept.
 
-Biases are corrected in the trials of those that are close, as the passes after will do: what clips much loses more or less of
-it there (`quantize{corrected=false}` leaves that out).
+With `quantize{corrected=true}` biases are corrected in the trials of those that are close: what clips much loses more or less of
+it there.
 
 No method wins everywhere (measured: moving averages are best on mobilenet_v2 and worst on a small ResNet). Observing takes most
 of the time and is done once; a trial costs a few inferences.

@@ -52,8 +52,8 @@ class Quantize(Pass):
     """A name of specs/quantization; by default that of the target's precision."""
     method: Method | Literal["best"] = "mse"
     """"best" tries several and keeps the one whose result is closest to the float model."""
-    corrected: bool = True
-    """"best" judges close methods with biases corrected, for pipelines in which `correct-bias` follows."""
+    corrected: bool = False
+    """"best" judges close methods with biases corrected, as `correct-bias` would: slower, for pipelines in which it follows."""
     percentile: float = 99.999
     weights: Literal["mse", "minmax"] = "mse"
     keep: tuple[str, ...] = ()
