@@ -2,6 +2,8 @@
 
     python tflite_judge.py NAME MODEL.tflite SOURCE.onnx OUT.npz LIMIT
 
+A MODEL.onnx runs in ONNX Runtime with its optimiser off: node by node what a graph with Q/DQ says, which the optimiser's
+integer kernels do not (they move as far from it as LiteRT's).
 OUT.npz: `metric` (evaluate.py's percent; NaN for the models it does not know) and every output as the ONNX model has it.
 """
 
@@ -13,14 +15,28 @@ from pathlib import Path
 
 import inputs
 import numpy as np
+import onnxruntime as ort
 from tflite_session import LiteRt
 
 UNLABELLED = 100
 
 
+class NodeByNode:
+    """ONNX Runtime without its optimiser."""
+
+    def __init__(self, model: str) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(self, feeds: inputs.Feeds) -> list[np.ndarray]:
+        return self.session.run(None, feeds)
+
+
 def main() -> None:
     name, model, source, out, limit = sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4]), int(sys.argv[5])
-    session = LiteRt(model, source, threads=2)
+    session = NodeByNode(model) if model.endswith(".onnx") else LiteRt(model, source, threads=2)
     kept: list[list[np.ndarray]] = []
 
     def run(feeds: inputs.Feeds) -> list[np.ndarray]:

@@ -11,9 +11,11 @@ import numpy as np
 def as_file_wants(array: np.ndarray, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An ONNX input in the file's order of axes: as it is, channels last, or another that fits."""
     shape = tuple(int(n) for n in shape)
-    if array.shape != shape:
+    if array.size == 1:
+        array = array.reshape(shape)
+    elif array.shape != shape:
         array = array.transpose(order(array.shape, shape))
-    return np.ascontiguousarray(array, dtype)
+    return np.array(array, dtype, order="C")
 
 
 def order(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
