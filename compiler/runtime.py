@@ -81,7 +81,14 @@ class Session:
         self._session: Any = None
         self._reference: Any = None
         try:
-            self._session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+            try:
+                self._session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+            except Exception:  # its exceptions share no base class but this
+                if not optimise:
+                    raise
+                # ONNX Runtime 1.31's optimiser makes QuantizeLinear nodes it then refuses (MatMul and Add as Gemm): without it
+                optimise, options.graph_optimization_level = False, ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                self._session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
             self.describe = f"ONNX Runtime {ort.__version__} on this CPU, its optimiser {'on' if optimise else 'off'}"
             self.names: list[str] = [o.name for o in self._session.get_outputs()]
             self._inputs = {i.name: i for i in self._session.get_inputs()}
