@@ -47,7 +47,10 @@ class Tflite(Target):
     def runner(self, artifact: Artifact, graph: Graph, job: EmitJob) -> Runner | None:
         from edgec.targets.tflite.emit import litert_runner
         from edgec.targets.tflite.endpoints import Interface
+        from edgec.targets.tflite.runner import available
 
+        if not available(job, "litert"):
+            return None
         path = artifact.files[artifact.entry]
         assert isinstance(path, Path)  # emit writes files
         return litert_runner(path, Interface.from_json(artifact.facts["interface"]), job)
