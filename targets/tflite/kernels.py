@@ -14,10 +14,12 @@ PRODUCTS = frozenset(
 
 
 def kernels(model: TfliteModel, *, hybrid: bool = False) -> list[Kernel]:
-    """`hybrid`: activations are quantised while it runs, where the weights are stored in int8."""
+    """`hybrid`: activations are quantised while it runs, where the weights are stored in int8 or int4."""
     return [
         Kernel(
-            o.op, _integer(o.outputs[0].dtype) or (hybrid and any(t and t.dtype == "int8" for t in o.inputs)), o.source
+            o.op,
+            _integer(o.outputs[0].dtype) or (hybrid and any(t and t.dtype in ("int8", "int4") for t in o.inputs)),
+            o.source,
         )
         for g in model.subgraphs
         for o in g.operators

@@ -75,13 +75,11 @@ def test_a_depthwise_convolution_gets_int8_behind_dequantize(scheme: str) -> Non
     assert maker.inputs[0].dtype == "int8"
 
 
-def test_a_transposed_convolution_reads_int8_but_never_int4() -> None:
-    graph = conv((32, 24, 3, 3), 32, op="ConvTranspose")
-    Quantize(scheme="weight-only-int8").run(graph, PassContext())
-    assert weight(product(lower(graph, LowerOptions(hybrid=True)))).dtype == "int8"
-    graph = conv((32, 24, 3, 3), 32, op="ConvTranspose")
-    m = lowered(graph, "tflite-int4-weights", hybrid=True)
-    assert all(t is None or t.dtype != "int4" for o in m.model.main.operators for t in o.inputs)
+@pytest.mark.parametrize("scheme", ["tflite-dynamic", "tflite-int4-weights"])
+def test_a_transposed_convolution_reads_int8_never_int4(scheme: str) -> None:
+    o = product(lowered(conv((32, 24, 3, 3), 32, op="ConvTranspose"), scheme, hybrid=True))
+    assert o.op == "TRANSPOSE_CONV"
+    assert weight(o).dtype == "int8"
 
 
 def test_weight_only_dequantises_everything() -> None:

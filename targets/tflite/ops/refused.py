@@ -5,6 +5,13 @@ from __future__ import annotations
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import ANY, lowers, raw
 
+# UNIDIRECTIONAL_SEQUENCE_LSTM is no way out: its state outlives an invocation, so that the second answer to the same input is
+# another (measured with ai-edge-litert 2.3.0).
+_RECURRENT = (
+    "only sequences of at most 512 steps, with constant weights and lengths, are written out step by step (unroll-rnn)",
+    "run shorter pieces: initial states as inputs and last states as outputs, which the app carries from piece to piece",
+)
+
 REASONS: dict[str, tuple[str, str]] = {
     "NonMaxSuppression": (
         "how many boxes it keeps is known at run time only",
@@ -23,6 +30,9 @@ REASONS: dict[str, tuple[str, str]] = {
     "RandomNormalLike": ("random numbers", "make them in the app and feed them as an input"),
     "RandomUniform": ("random numbers", "make them in the app and feed them as an input"),
     "RandomUniformLike": ("random numbers", "make them in the app and feed them as an input"),
+    "LSTM": _RECURRENT,
+    "GRU": _RECURRENT,
+    "RNN": _RECURRENT,
     "Bernoulli": ("random numbers", "make them in the app and feed them as an input"),
     "Multinomial": ("random numbers", "make them in the app and feed them as an input"),
 }
