@@ -131,4 +131,6 @@ def certain_mean(figures: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     spread = np.clip(ordered, ordered[cut], ordered[n - 1 - cut]).var(axis=0, ddof=1)
     variance = spread / (n * (1 - 2 * cut / n) ** 2)
     square = mean**2
-    return np.divide(mean * square, square + variance, out=np.zeros_like(mean), where=square + variance > 0)
+    sure: npt.NDArray[np.float64] = np.zeros_like(mean)
+    np.divide(mean * square, square + variance, out=sure, where=square + variance > 0)
+    return sure
