@@ -143,3 +143,18 @@ def test_an_integer_interface_keeps_its_scale() -> None:
     assert made.inputs[0].quant.zero_point.tolist() == [3]
     channels = "g (int8[2,3] x) => (float[2,3] y) <float[3] s = {1,2,3}> { y = DequantizeLinear<axis=1>(x, s) }"
     assert ops(channels) == ["CAST", "MUL"]
+
+
+def test_a_constant_matrix_with_a_scale_for_each_output_is_an_integer_kernel() -> None:
+    text = (
+        "g (float[2,2] x) => (float[2,2] y)"
+        "<float s = {0.5}, int8 z = {0}, int8[2,2] w = {1,2,3,4}, float[2] ws = {0.1,0.2}, int8[2] wz = {0,0}>"
+        "{ a = QuantizeLinear(x, s, z) b = DequantizeLinear(a, s, z) v = DequantizeLinear<axis=1>(w, ws, wz)"
+        "  m = MatMul(b, v) c = QuantizeLinear(m, s, z) y = DequantizeLinear(c, s, z) }"
+    )
+    product = next(o for o in lower(graph_of(text)).model.main.operators if o.op == "FULLY_CONNECTED")
+    weights = product.inputs[1]
+    assert weights is not None
+    assert product.outputs[0].dtype == weights.dtype == "int8"
+    assert weights.quant is not None
+    assert (weights.quant.axis, weights.quant.scale.size) == (0, 2)

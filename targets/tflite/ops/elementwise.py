@@ -102,6 +102,39 @@ def bitwise_not(n: NodeLowering) -> None:
     n.emit("BITWISE_XOR", [x, n.constant(np.asarray(ones, x.dtype), x.dtype)], n.y())
 
 
+@lowers("BitwiseAnd", "BitwiseOr", sides=follow, dtypes=("int8", "uint8", "int16", "uint16", "int32"))
+def bitwise_and_or(n: NodeLowering) -> None:
+    """a and b = (a + b - (a xor b)) / 2, a or b = (a + b + (a xor b)) / 2: exact in integers twice as wide.
+
+    The wide numbers are int32 for 8 and 16 bits; of 32 bits, both halves are done apart.
+    """
+    a, b, y = n.operand(0), n.operand(1), n.y()
+    join = "SUB" if n.node.op_type == "BitwiseAnd" else "ADD"
+    if y.dtype != "int32":
+        n.cast(_half_sum(n, n.cast(a, "int32"), n.cast(b, "int32"), join, y.shape), y.dtype, y)
+        return
+    low_bits = n.constant(np.int32(1 << 16), "int32")
+    halves = []
+    for t in (a, b):
+        high = n.emit("RIGHT_SHIFT", [t, _filled(n, 16, t)], n.temp(t.shape, "int32"))
+        halves.append((n.emit("FLOOR_MOD", [t, low_bits], n.temp(t.shape, "int32")), high))
+    low, high = (_half_sum(n, halves[0][k], halves[1][k], join, y.shape) for k in (0, 1))
+    raised = n.emit("MUL", [high, low_bits], n.temp(y.shape, "int32"))
+    n.emit("ADD", [raised, low], y, fused_activation_function="NONE")
+
+
+def _filled(n: NodeLowering, value: int, like: Tensor) -> Tensor:
+    return n.constant(np.full(like.shape, value, np.int32), "int32")
+
+
+def _half_sum(n: NodeLowering, a: Tensor, b: Tensor, join: str, shape: tuple[int, ...]) -> Tensor:
+    """(a + b -+ (a xor b)) / 2 in int32, which is always whole."""
+    plus = n.emit("ADD", [a, b], n.temp(shape, "int32"), fused_activation_function="NONE")
+    differing = n.emit("BITWISE_XOR", [a, b], n.temp(shape, "int32"))
+    twice = n.emit(join, [plus, differing], n.temp(shape, "int32"), fused_activation_function="NONE")
+    return n.emit("DIV", [twice, n.constant(np.int32(2), "int32")], n.temp(shape, "int32"))
+
+
 _BITS = {"uint8": 8, "int8": 8, "uint16": 16, "int16": 16, "uint32": 32, "int32": 32, "int64": 64}
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from edgec.graph import attribute, ir, is_constant
-from edgec.targets.tflite.model import Tensor
+from edgec.targets.tflite.model import Array, Tensor
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.ops.gather import joined, wrapped_indices
 from edgec.targets.tflite.rules import Quantised, lowers, raw
@@ -55,18 +56,11 @@ def _scatter(n: NodeLowering, places: Tensor, depth: int) -> None:
     rows, inner = math.prod(x.shape[:depth]), x.shape[depth:]
     flat = n.reshape(updates, (math.prod(updates.shape) // max(math.prod(inner), 1), *inner))
     if places.data is not None and kind == "none":
-        at = np.atleast_1d(np.ravel_multi_index(tuple(places.data.reshape(-1, depth).T), x.shape[:depth]))
-        source = np.arange(rows)
-        source[at] = rows + np.arange(len(at))  # of two at one place the last stays, as in ONNX Runtime
-        both = [n.reshape(x, (rows, *inner)), flat]
-        shape = (rows + len(at), *inner)
-        whole = n.emit("CONCATENATION", both, n.temp(shape, x.dtype, x.quant), axis=0)
-        picked = n.temp((rows, *inner), x.dtype, x.quant)
-        n.emit("GATHER", [whole, n.constant(source, "int32", hint="scatter")], picked, axis=0, batch_dims=0)
-        n.result(picked)
+        _replace(n, n.reshape(x, (rows, *inner)), _flat_places(places.data, x.shape[:depth]), flat)
         return
     if kind not in ("none", "add"):
-        n.refuse(f"reduction {kind}", "none and add can be said")
+        _combine_known(n, x, places, flat, depth)
+        return
     if x.dtype not in ("float32", "int32", "int64"):
         n.refuse(f"SCATTER_ND of {x.dtype} at computed places")
     places = n.cast(places, "int32")
@@ -79,6 +73,41 @@ def _scatter(n: NodeLowering, places: Tensor, depth: int) -> None:
     counts = n.emit("SCATTER_ND", [places, ones, shape32], n.temp(x.shape, "int32"))
     taken = n.emit("GREATER", [counts, n.constant(np.int32(0), "int32")], n.temp(x.shape, "bool"))
     n.emit("SELECT_V2", [taken, placed, x], y)
+
+
+_COMBINED = {"mul": "MUL", "max": "MAXIMUM", "min": "MINIMUM"}
+
+
+def _combine_known(n: NodeLowering, x: Tensor, places: Tensor, updates: Tensor, depth: int) -> None:
+    """What is at known, different places is picked, combined with the updates, and put back."""
+    kind = str(n.attr("reduction"))
+    if places.data is None:
+        n.refuse(f"reduction {kind} at computed places", "none and add can be said, or constant indices")
+    at = _flat_places(places.data, x.shape[:depth])
+    if len(np.unique(at)) != len(at):
+        n.refuse(f"reduction {kind} with several updates at one place", "only add can be said with these")
+    if x.dtype not in ("float32", "int32", "int64"):
+        n.refuse(f"reduction {kind} of {x.dtype}")
+    rows = n.reshape(x, (math.prod(x.shape[:depth]), *x.shape[depth:]))
+    old = n.emit("GATHER", [rows, n.constant(at, "int32")], n.temp(updates.shape, x.dtype), axis=0, batch_dims=0)
+    _replace(n, rows, at, n.emit(_COMBINED[kind], [old, updates], n.temp(updates.shape, x.dtype)))
+
+
+def _flat_places(coordinates: Array, sizes: Sequence[int]) -> Array:
+    """Positions along the flattened leading axes."""
+    flat = np.ravel_multi_index(tuple(coordinates.reshape(-1, len(sizes)).T), tuple(sizes))
+    return np.atleast_1d(np.asarray(flat))
+
+
+def _replace(n: NodeLowering, rows: Tensor, at: Array, new: Tensor) -> None:
+    """Output 0: the rows, `new` in place of those at `at`; one GATHER from both."""
+    source = np.arange(rows.shape[0])
+    source[at] = rows.shape[0] + np.arange(len(at))  # of two at one place the last stays, as in ONNX Runtime
+    both = n.temp((rows.shape[0] + len(at), *rows.shape[1:]), rows.dtype, rows.quant)
+    whole = n.emit("CONCATENATION", [rows, new], both, axis=0)
+    picked = n.temp(rows.shape, rows.dtype, rows.quant)
+    n.emit("GATHER", [whole, n.constant(source, "int32", hint="scatter")], picked, axis=0, batch_dims=0)
+    n.result(picked)
 
 
 @lowers(
