@@ -126,11 +126,12 @@ def npu_facts(result: VelaResult, spec: TargetSpec, on_cpu: list[Operator], mode
         "operators on the NPU": f"{total - len(on_cpu)} of {total}",
         **({"operators on the CPU": cpu_operators([o.op for o in on_cpu])} if on_cpu else {}),
         "cycles": result.cycles,
-        "inference time ms": s["inference_time"] * 1e3,
+        "inference time": f"{s['inference_time'] * 1e3:.3g} ms",
         "multiply-adds": int(s["nn_macs"]),
         "multipliers in use": f"{100 * result.utilisation(macs_per_cycle(spec.compiler['accelerator-config'])):.1f} %",
         "SRAM bytes": result.sram,
         "Vela": {
+            "seconds an inference": s["inference_time"],
             "NPU cycles": int(s["cycles_npu"]),
             "SRAM access cycles": int(s["cycles_sram_access"]),
             "DRAM access cycles": int(s["cycles_dram_access"]),
