@@ -8,7 +8,7 @@ DEQUANTIZE and QUANTIZE around, and `why_float` says why.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -212,7 +212,23 @@ def _integer(node: ir.Node, q: Quantised | None, fused: Fused | None) -> str:
             return f"its output {v.name!r} is not quantised to {dtype} by one scale"
         if any(k is None or k[1] != dtype or not k[0].same(first[0]) for k in kinds[1:]):
             return f"its output {v.name!r} is quantised in several ways"
+        if _too_coarse(node, read, first[0], dtype):
+            return f"the scale of its output {v.name!r} is too small beside those of its inputs"
     return (q.when(node) if q.when is not None else None) or dtype
+
+
+def _too_coarse(node: ir.Node, read: Sequence[tuple[Quant, str] | None], out: Quant, dtype: str) -> bool:
+    """Whether a step of the inputs is more steps of the output than kernels can say.
+
+    Measured with LiteRT 2.3.0: XNNPACK refuses a file with a product of 256 steps or more (BATCH_MATMUL ends the process),
+    ADD and SUB end the process at 2^19 (int8) or 2^14 (int16). Frameworks give values that are always zero such scales.
+    """
+    scales = [float(np.max(p[0].scale)) for p in read[:2] if p is not None]
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(scales) == 2:
+        return scales[0] * scales[1] >= 256 * float(out.scale[0])
+    if node.op_type in ("Add", "Sub"):
+        return max(scales) >= (2**19 if dtype == "int8" else 2**14) * float(out.scale[0])
+    return False
 
 
 def params(node: ir.Node) -> tuple[Quant, str] | None:

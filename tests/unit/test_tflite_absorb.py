@@ -199,3 +199,12 @@ def test_a_convolution_over_one_axis_stays_in_integers_through_the_pipeline() ->
     m = lower(g)
     conv = next(o for o in m.model.main.operators if o.op == "CONV_2D")
     assert [t.dtype for t in conv.inputs if t is not None] == ["int8", "int8", "int32"]
+
+
+def test_an_output_of_far_finer_steps_than_its_inputs_is_computed_in_float() -> None:
+    """LiteRT refuses such a product and dies at such a sum; PyTorch gives values that are always zero a scale of 1.2e-7."""
+    out = """tiny = Constant<value = float {1.0e-7}>() zt = Constant<value = int8 {0}>()
+        yq = QuantizeLinear(a, tiny, zt) y = DequantizeLinear(yq, tiny, zt)"""
+    for op in ("Conv", "Add"):
+        g = graph(f"{IN} a = {op}({'xd, w' if op == 'Conv' else 'xd, xd'}) {out}")
+        assert "too small" in forms(g).why_float[named(g, op)]
