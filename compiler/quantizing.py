@@ -16,9 +16,9 @@ from edgec.coverage import Coverage, measure, stored_kernels
 from edgec.diagnostics import Diagnostics, error
 from edgec.graph import Graph
 from edgec.lowering import Lowered, frozen, lower
-from edgec.passes.quantize.quantized_input import quantization_form
 from edgec.pipeline import Instrument, PassContext, PassRecord
 from edgec.plugins import Registry
+from edgec.quantization.form import quantization_form
 from edgec.quantization.record import QuantRecord
 from edgec.samples import Arrays, Preprocess, Samples
 from edgec.samples.given import JUDGED_SAMPLES, given_samples

@@ -19,9 +19,9 @@ from edgec.passes.quantize.canonical_qdq import CanonicalQdq
 from edgec.passes.quantize.dequantize import Dequantize, real_name, real_weight
 from edgec.passes.quantize.qdq_nodes import initializer
 from edgec.passes.quantize.qoperator_to_qdq import QoperatorToQdq
-from edgec.passes.quantize.quantized_input import DEQUANTIZE, quantization_form
 from edgec.passes.quantize.retype import Retype
 from edgec.pipeline import Pass, PassContext, PassResult
+from edgec.quantization.form import DEQUANTIZE, quantization_form
 from edgec.specs.conditions import Setting
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 from edgec.graph import attribute, ir
 from edgec.passes.quantize.integer_rules import convolution, inputs_of, requantized
 from edgec.passes.quantize.qdq_nodes import dequantize, dequantize_bias, quantize
-from edgec.passes.quantize.quantized_input import CONTRIB
 from edgec.pattern import Match, NodePattern, P, rest
+from edgec.quantization.form import CONTRIB
 from edgec.rewrite import Reject, Result, Rewriter, Rule, RuleSet, rule
 
 

@@ -26,9 +26,10 @@ from edgec.diagnostics import Location
 from edgec.graph import Graph, attribute, constant, ir, is_constant
 from edgec.passes.optimize.clip_limits import clip_limits, nonnegative
 from edgec.passes.quantize.qoperator_to_qdq import QoperatorToQdq
-from edgec.passes.quantize.quantized_input import params_of, stored_kind
+from edgec.passes.quantize.quantized_input import params_of
 from edgec.pattern import Match, P, const, opt, rest, var
 from edgec.pipeline import Contract, Pass, PassContext, PassResult, rewrite_result
+from edgec.quantization.form import stored_kind
 from edgec.rewrite import Reject, Result, Rewriter, Rule, RuleSet, rule
 
 Clipping = Literal["auto", "all", "none"]

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from edgec.graph import attribute, constant, ir, is_constant
 from edgec.passes.optimize.linear_ops import used_elsewhere
 from edgec.passes.quantize.dequantize import real_weight
-from edgec.passes.quantize.quantized_input import DEQUANTIZE, params_of
+from edgec.passes.quantize.quantized_input import params_of
 from edgec.pattern import Match, P, const, opt, rest, var
 from edgec.pipeline import RewritePass
+from edgec.quantization.form import DEQUANTIZE
 from edgec.quantization.params import LIMITS, QuantParams
 from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
 

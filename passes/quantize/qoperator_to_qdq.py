@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgec.diagnostics import Location
 from edgec.graph import Graph, ir
-from edgec.passes.quantize.quantized_input import CONTRIB, DEQUANTIZE, DYNAMIC_OPS, PACKED_OPS, QUANTIZE, STATIC_OPS
 from edgec.pipeline import Pass, PassContext, PassResult, rewrite_result
+from edgec.quantization.form import CONTRIB, DEQUANTIZE, DYNAMIC_OPS, PACKED_OPS, QUANTIZE, STATIC_OPS
 
 if TYPE_CHECKING:
     from edgec.pipeline import Contract

@@ -15,10 +15,11 @@ from edgec.passes.quantize.bias import bias_params
 from edgec.passes.quantize.hazards import Hazards, find_hazards, hazard_values
 from edgec.passes.quantize.insert import Inserter, WeightKey, weight_key
 from edgec.passes.quantize.plan import Conversion, Plan, make_plan
-from edgec.passes.quantize.quantized_input import already_quantized, quantization_form
+from edgec.passes.quantize.quantized_input import already_quantized
 from edgec.passes.quantize.stored_weights import StoredWeights
 from edgec.passes.quantize.weight_ranges import weight_params
 from edgec.pipeline import Pass, PassContext, PassResult
+from edgec.quantization.form import quantization_form
 from edgec.quantization.params import QuantParams, params_of_range
 from edgec.quantization.record import QuantRecord
 from edgec.specs.conditions import Setting

@@ -12,8 +12,8 @@ import numpy as np
 
 from edgec.graph import Graph, constant, ir, is_constant
 from edgec.passes.quantize.qdq_nodes import initializer
-from edgec.passes.quantize.quantized_input import DEQUANTIZE, QUANTIZE, stored_kind
 from edgec.pipeline import Contract, Pass, PassContext, PassResult
+from edgec.quantization.form import DEQUANTIZE, QUANTIZE, stored_kind
 
 Eight = Literal["keep", "int8", "uint8"]
 

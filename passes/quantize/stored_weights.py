@@ -16,7 +16,8 @@ import numpy as np
 from edgec.graph import Graph, ir, is_constant
 from edgec.passes.quantize.dequantize import real_name, real_weight
 from edgec.passes.quantize.qdq_nodes import initializer
-from edgec.passes.quantize.quantized_input import DEQUANTIZE, params_of, quantization_form
+from edgec.passes.quantize.quantized_input import params_of
+from edgec.quantization.form import DEQUANTIZE, quantization_form
 from edgec.quantization.params import LIMITS, QuantParams
 
 if TYPE_CHECKING:

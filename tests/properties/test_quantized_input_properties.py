@@ -10,9 +10,9 @@ import pytest
 from edgec.contracts import check_contract
 from edgec.graph import Graph
 from edgec.passes.quantize.quantize import Quantize
-from edgec.passes.quantize.quantized_input import quantization_form
 from edgec.pipeline import Pass, PassContext, PassManager
 from edgec.plugins import Registry
+from edgec.quantization.form import quantization_form
 from edgec.recipe import build_passes
 from edgec.runtime import Session
 from edgec.samples import Samples

@@ -18,18 +18,12 @@ from edgec.passes.quantize.canonical_qdq import CanonicalQdq
 from edgec.passes.quantize.dequantize import Dequantize
 from edgec.passes.quantize.qoperator_to_qdq import QoperatorToQdq
 from edgec.passes.quantize.quantize import Quantize
-from edgec.passes.quantize.quantized_input import (
-    DYNAMIC_OPS,
-    PACKED_OPS,
-    STATIC_OPS,
-    already_quantized,
-    quantization_form,
-    stored_weight,
-)
+from edgec.passes.quantize.quantized_input import already_quantized, stored_weight
 from edgec.passes.quantize.retype import Retype
 from edgec.passes.quantize.stored_weights import StoredWeights
 from edgec.pipeline import PassContext, PassManager
 from edgec.plugins import Registry
+from edgec.quantization.form import DYNAMIC_OPS, PACKED_OPS, STATIC_OPS, quantization_form
 from edgec.quantization.params import QuantParams
 from edgec.recipe import build_passes, parse_pipeline
 from edgec.runtime import Session
