@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from edgec.target_options import Bytes
-
 
 @dataclass(frozen=True)
 class TfliteOptions:
-    """`flash`, `ram`: a budget in bytes; None is what the target's spec says the chip has."""
+    """For processors with LiteRT; microcontrollers add to them (`MicroOptions`)."""
 
     io_layout: Literal["keep", "nhwc"] = "keep"
     io_dtype: Literal["float", "integer", "uint8"] = "float"
     fold_preprocess: bool = False
     kernels: Literal["xnnpack", "builtin", "reference"] = "xnnpack"
-    flash: Bytes | None = None
-    ram: Bytes | None = None
     timeout: float = 600.0
     large: bool = False
     metadata: Literal["auto", "none"] = "auto"
@@ -34,8 +30,6 @@ class TfliteOptions:
         "io-dtype": "quantised models take and give float (default), integer (int8 or int16, no conversion), or uint8",
         "fold-preprocess": "true: images enter as pixels of 0..255; --mean and --std move into the model",
         "kernels": "what LiteRT verifies with here: xnnpack (default, as in an app), builtin or reference",
-        "flash": "budget for code and weights: 300KB; more is an error",
-        "ram": "budget for the tensor arena: 80KB; more is an error",
         "timeout": "seconds a runtime may take for some samples (600)",
         "large": "true: over 2 GB, with the weights outside of the flatbuffer; LiteRT alone reads it",
         "metadata": "auto (default): TFLite Metadata where labels, preprocessing or the like are known; none",

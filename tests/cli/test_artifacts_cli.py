@@ -59,7 +59,7 @@ def failing(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, s
         (["--io-layout", "nhwc"], 1, "target x86-64 has no option 'io-layout'"),
         (["--ram", "80KB", "-t", "rk3588"], 1, "target rk3588 has no option 'ram'"),
         (["--io-layout", "nhcw", "-t", "android"], 1, "keep, nhwc"),
-        (["--flash", "much", "-t", "android"], 1, "a size like 300KB"),
+        (["--flash", "much", "-t", "cortex-m"], 1, "a size like 300KB"),
         (["--io-dtype", "uint8", "--option", "io-dtype=float", "-t", "android"], 2, "--option gives it too"),
         (["--io-dtype", "uint8", "--option", "io_dtype=float", "-t", "android"], 2, "--option gives it too"),
     ],

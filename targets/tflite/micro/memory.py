@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from edgec.diagnostics import Diagnostic, EdgecError, Location, Severity
 
 if TYPE_CHECKING:
+    from edgec.targets.tflite.micro.options import MicroOptions
     from edgec.targets.tflite.model import Operator, Tensor, TfliteModel
-    from edgec.targets.tflite.options import TfliteOptions
     from edgec.targets.tflite.runner import Arena
 
 
@@ -25,7 +25,7 @@ class Budget:
     ram_from: str = "the budget"
 
     @classmethod
-    def of(cls, options: TfliteOptions, memory: Mapping[str, int], target: str) -> Budget:
+    def of(cls, options: MicroOptions, memory: Mapping[str, int], target: str) -> Budget:
         """The user's where given, else what the target's spec says the chip has."""
         chip = f"what the spec of {target} says the chip has"
         flash = options.flash if options.flash is not None else memory.get("flash")

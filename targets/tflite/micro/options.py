@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from edgec.target_options import Bytes
 from edgec.targets.tflite.options import TfliteOptions
 
 _NOT_HERE = frozenset(
@@ -17,11 +18,14 @@ _NOT_HERE = frozenset(
 @dataclass(frozen=True)
 class MicroOptions(TfliteOptions):
     """As for LiteRT, but quantised models take and give integers unless asked: float buffers are four times as large, and
-    what sensors and the code around the model have is integers. `tflm`: a source tree of tflite-micro.
+    what sensors and the code around the model have is integers. `flash`, `ram`: a budget in
+    bytes; None is what the target's spec says the chip has. `tflm`: a source tree of tflite-micro.
     """
 
     io_dtype: Literal["float", "integer", "uint8"] = "integer"
     metadata: Literal["auto", "none"] = "none"
+    flash: Bytes | None = None
+    ram: Bytes | None = None
     tflm: str | None = None
 
     HELP: ClassVar[Mapping[str, str]] = {
