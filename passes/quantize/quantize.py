@@ -56,6 +56,8 @@ class Quantize(Pass):
     corrected: bool = False
     """"best" judges close methods with biases corrected, as `correct-bias` would: slower, for pipelines in which it follows."""
     percentile: float = 99.999
+    margin: float = 1.0
+    """What ranges of activations in 16 bits are widened by: they have bits to spare, and what lies outside is cut off."""
     weights: Literal["mse", "minmax"] = "mse"
     keep: tuple[str, ...] = ()
     """Nodes that stay in float."""
@@ -211,7 +213,8 @@ class Quantize(Pass):
                     sketch = within(sketch, (min(b[0] for b in limits), max(b[1] for b in limits)))
                 method = "minmax" if found.uncut.intersection(names) else self.method
                 low, high = choose_range(sketch, kind, method, percentile=self.percentile)
-                p = params_of_range(low, high, kind)
+                more = self.margin if kind.dtype in ("int16", "uint16") else 1.0
+                p = params_of_range(low * more, high * more, kind)
             out.update(dict.fromkeys(names, p))
         return {name: out[name] for name in plan.activations}
 
