@@ -73,10 +73,13 @@ class Builder:
                 raise AssertionError(f"{v.name} is read before it is written")
             have, t = next(iter(at.items()))
             rank = len(self.shape(v))
-            name = f"{v.name}_{'last' if perm is not None else 'raw'}"
-            at[perm] = self.transpose(
-                t, between(have, perm, rank), Tensor(name, stored(self.shape(v), perm), t.dtype, t.quant)
+            name, shape, order = (
+                f"{v.name}_{'last' if perm is not None else 'raw'}",
+                stored(self.shape(v), perm),
+                between(have, perm, rank),
             )
+            same = shape == t.shape and moves_nothing(t.shape, order)
+            at[perm] = t if same else self.transpose(t, order, Tensor(name, shape, t.dtype, t.quant))
         return at[perm]
 
     def real_constant(self, v: ir.Value) -> Array | None:

@@ -158,3 +158,22 @@ def test_a_constant_matrix_with_a_scale_for_each_output_is_an_integer_kernel() -
     assert product.outputs[0].dtype == weights.dtype == "int8"
     assert weights.quant is not None
     assert (weights.quant.axis, weights.quant.scale.size) == (0, 2)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_product_turns_its_right_matrices_itself(quantised: bool) -> None:
+    floats = "t = Transpose<perm=[0,2,1]>(k) y = MatMul(x, t)"
+    integers = (
+        "a = QuantizeLinear(x,s,z) b = DequantizeLinear(a,s,z) c = QuantizeLinear(k,s,z) d = DequantizeLinear(c,s,z)"
+        " t = Transpose<perm=[0,2,1]>(d) e = QuantizeLinear(t,s,z) f = DequantizeLinear(e,s,z)"
+        " m = MatMul(b, f) q = QuantizeLinear(m,s,z) y = DequantizeLinear(q,s,z)"
+    )
+    body = integers if quantised else floats
+    made = lower(
+        graph_of(
+            f"g (float[2,3,4] x, float[2,5,4] k) => (float[2,3,5] y) <float s = {{0.5}}, int8 z = {{0}}> {{ {body} }}"
+        )
+    ).model.main.operators
+    product = next(o for o in made if o.op == "BATCH_MATMUL")
+    assert product.options["adj_y"]
+    assert all(o.op != "TRANSPOSE" for o in made)

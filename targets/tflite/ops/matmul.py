@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from edgec.graph import attribute, ir, static_shape
-from edgec.targets.tflite.absorb import DQ, constant_matrix, params
+from edgec.targets.tflite.absorb import DQ, Q, constant_matrix, params, stored_value
+from edgec.targets.tflite.model import Tensor
 from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import Quantised, lowers, raw
 
@@ -86,11 +87,12 @@ def matmul(n: NodeLowering) -> None:
             fused_activation_function=n.activation, asymmetric_quantize_inputs=n.is_hybrid(w),
         )  # fmt: skip
         return
-    y, a, b = n.x(1), n.shape(0), n.shape(1)
-    out = n.y()
+    a, b, out = n.shape(0), n.shape(1), n.y()
     if len(a) >= 2 and len(b) >= 2:
-        n.emit("BATCH_MATMUL", [x, y], out)
+        turned = _before_transpose(n)
+        n.emit("BATCH_MATMUL", [x, n.x(1) if turned is None else turned], out, adj_y=turned is not None)
         return
+    y = n.x(1)
     # Vectors are matrices with one row or column (ONNX: as numpy.matmul).
     left = n.reshape(x, (1, a[0])) if len(a) == 1 else x
     right = n.reshape(y, (b[0], 1)) if len(b) == 1 else y
@@ -99,3 +101,28 @@ def matmul(n: NodeLowering) -> None:
     whole = (*batch, left.shape[-2], right.shape[-1])
     product = n.emit("BATCH_MATMUL", [left, right], n.temp(whole, out.dtype, out.quant))
     n.reshape(product, out.shape, out)
+
+
+def _before_transpose(n: NodeLowering) -> Tensor | None:
+    """The right matrices before a Transpose of their two axes, which BATCH_MATMUL does itself; None where there is none."""
+    b, v = n.builder, n.value(1)
+    if n.integer:  # Transpose of real numbers, quantised and read back, all at one scale
+        quantiser = (stored_value(v) or v).producer()
+        v = quantiser.inputs[0] if quantiser is not None and quantiser.op_type == Q else None
+    turn = v.producer() if v is not None else None
+    rank = len(n.shape(1))
+    if turn is None or turn.op_type != "Transpose" or turn.domain:
+        return None
+    if list(attribute(turn, "perm") or ()) != [*range(rank - 2), rank - 1, rank - 2]:
+        return None
+    source = turn.inputs[0]
+    held = stored_value(source) if n.integer else source
+    if held is None or not b.known(held) or b.storage(held) is not None:
+        return None
+    found = b.tensor(held, None)
+    if n.integer:
+        read = n.value(1).producer()
+        scale = params(read) if read is not None else None
+        if scale is None or found.quant is None or not found.quant.same(scale[0]):
+            return None
+    return found
