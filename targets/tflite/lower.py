@@ -15,6 +15,7 @@ from edgec.targets.tflite.layout import Layouts, Side, Sides, assign
 from edgec.targets.tflite.model import DTYPES, Operator, Quant, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.node import NodeLowering, Refused
 from edgec.targets.tflite.rules import RULES, LoweringRule, raw
+from edgec.targets.tflite.scales import check_scales
 from edgec.targets.tflite.storage import Perm, channels_last, stored
 
 IoLayout = Literal["keep", "nhwc"]
@@ -162,6 +163,7 @@ class _Lowering:
         outputs = self._outputs([p.tensor for p in inputs])
         main.inputs, main.outputs = [p.tensor for p in inputs], [p.tensor for p in outputs]
         main.operators = _needed(b.operators, main.outputs)
+        check_scales(main.operators, self.graph.source)
         model = TfliteModel([main], [p.name for p in inputs], [p.name for p in outputs])
         transposes = sum(o.op == "TRANSPOSE" for o in main.operators)
         return LoweredModel(model, inputs, outputs, self.forms, transposes)
