@@ -22,7 +22,7 @@ def added(scale: str, out: str) -> Graph:
     return graph
 
 
-@pytest.mark.parametrize(("scale", "out"), [("1e30", "0.05"), ("0.05", "1e38"), ("0.05", "0.0"), ("1.0", "0.0000001")])
+@pytest.mark.parametrize(("scale", "out"), [("1e30", "0.05"), ("0.05", "1e38"), ("0.05", "0.0")])
 def test_refused(scale: str, out: str) -> None:
     with pytest.raises(EdgecError) as caught:
         lower(added(scale, out))
