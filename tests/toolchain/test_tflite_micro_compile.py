@@ -15,9 +15,15 @@ import pytest
 
 import edgec
 from edgec.api import Compiled
-from edgec.diagnostics import EdgecError
+from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.graph import Graph
+from edgec.specs.schema import builtin_target
+from edgec.target import EmitJob
+from edgec.targets.tflite.ethosu.options import EthosUOptions
+from edgec.targets.tflite.ethosu.vela import run_vela
+from edgec.targets.tflite.model import Operator, Quant, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.reader import read
+from edgec.targets.tflite.writer import write
 from edgec.toolchain import ToolchainManager
 
 pytestmark = pytest.mark.toolchain
@@ -258,3 +264,20 @@ def test_vela_without_a_board_file(noise: Path) -> None:
         )
     assert caught.value.diagnostics[0].code == "EC0674"
     assert "No_Such_Mode" in caught.value.diagnostics[0].message
+
+
+def test_a_crash_of_vela_is_one_error(tmp_path: Path) -> None:
+    """Half a file ends Vela's process (SIGSEGV, measured with 5.2.0)."""
+    x, y = (Tensor(n, (1, 8, 8, 4), "int8", Quant.of(0.1)) for n in "xy")
+    w = Tensor("w", (4, 1, 1, 4), "int8", Quant.of(0.1), np.ones((4, 1, 1, 4), np.int8))
+    b = Tensor("b", (4,), "int32", Quant.of(0.01), np.zeros(4, np.int32))
+    conv = Operator("CONV_2D", [x, w, b], [y], {"padding": "VALID", "stride_w": 1, "stride_h": 1})
+    path = tmp_path / "bad.tflite"
+    whole = write(TfliteModel([SubGraph("main", [x], [y], [conv])], ["x"], ["y"]))
+    path.write_bytes(whole[: len(whole) // 2])
+    job = EmitJob("int8", tmp_path, ToolchainManager(), Diagnostics())
+    with pytest.raises(EdgecError) as caught:
+        run_vela(path, builtin_target("ethos-u55-128"), EthosUOptions(), job)
+    (found,) = caught.value.diagnostics
+    assert found.code == "EC0674"
+    assert "was killed by SIG" in found.message
