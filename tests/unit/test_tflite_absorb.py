@@ -208,3 +208,15 @@ def test_an_output_of_far_finer_steps_than_its_inputs_is_computed_in_float() -> 
     for op in ("Conv", "Add"):
         g = graph(f"{IN} a = {op}({'xd, w' if op == 'Conv' else 'xd, xd'}) {out}")
         assert "too small" in forms(g).why_float[named(g, op)]
+
+
+def test_padding_is_filled_at_the_scale_of_the_output() -> None:
+    """The fill 2 is outside what the input's scale 0.01 can say (-1.31 to 1.24)."""
+    body = """s1 = Constant<value = float {0.01}>() q = QuantizeLinear(x, s1, z) d = DequantizeLinear(q, s1, z)
+        amounts = Constant<value = int64[8] {0, 0, 1, 0, 0, 0, 0, 0}>() two = Constant<value = float {2.0}>()
+        a = Pad(d, amounts, two) yq = QuantizeLinear(a, s, z) y = DequantizeLinear(yq, s, z)"""
+    operators = lower(graph(body, "float[1,2,5,4] y")).model.main.operators
+    fill = next(o for o in operators if o.op == "PADV2").inputs[2]
+    assert fill is not None
+    assert fill.data is not None
+    assert int(fill.data) == 23

@@ -66,8 +66,14 @@ def slice_(n: NodeLowering) -> None:
     n.emit("STRIDED_SLICE", [x, n.ints(begin), n.ints([max(e, 0) for e in end]), n.ints(step)], y, end_mask=backwards)
 
 
-@lowers("Pad", sides=follow_first, dtypes=("float32", "int32", "int64", "bool"), quantised=SAME_SCALE)
+@lowers(
+    "Pad",
+    sides=follow_first,
+    dtypes=("float32", "int32", "int64", "bool"),
+    quantised=Quantised("as-output", inputs=(0,)),
+)
 def pad(n: NodeLowering) -> None:
+    """At the output's scale: the input's may not reach as far as the number that fills."""
     shape = n.shape()
     given = n.const(1).reshape(2, -1).T
     axes = [int(a) % len(shape) for a in n.const(3).reshape(-1)] if n.has(3) else range(len(shape))
