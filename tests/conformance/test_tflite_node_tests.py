@@ -32,14 +32,23 @@ def _load(name: str) -> ModuleType:
 
 node_cases, tflite_cases = _load("node_cases"), _load("tflite_cases")
 
-PASSING = 1448
+PASSING = 1456
 """At least so many cases are right: a change may raise the number, never lower it."""
 
 WITHOUT = {
-    "BitwiseAnd": "TFLite has only BITWISE_XOR",
-    "BitwiseOr": "TFLite has only BITWISE_XOR",
-}
-"""Ops of opset 24 that compute with numbers of fixed shape and still have no passing case, each with the reason."""
+    # sizes known at run time only, or random numbers
+    "Bernoulli", "NonMaxSuppression", "NonZero", "RandomUniformLike",
+    # no operators that say them
+    "DeformConv", "MaxUnpool", "RoiAlign", "TensorScatter",
+    # strings, sequences, optionals
+    "LabelEncoder", "RegexFullMatch", "SequenceInsert", "SequenceLength", "SequenceMap", "SplitToSequence", "StringConcat",
+    "StringNormalizer", "StringSplit",
+    # later than the IR's opset
+    "BitCast", "CausalConvWithState", "CumProd", "LinearAttention", "SwiGLU",
+    # other domains
+    "Adagrad", "Adam", "ArrayFeatureExtractor", "Binarizer", "FlexAttention", "Momentum", "TreeEnsemble",
+}  # fmt: skip
+"""The first ops of cases of which none passes; of 170 others at least one does."""
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +99,9 @@ def test_refusals_say_why(results: dict[str, list[Any]]) -> None:
     refused = [r for rows in results.values() for r in rows if r.verdict == "refused"]
     assert all(r.why for r in refused)
     assert {r.code for r in refused} <= {"none", "EC0304", "EC0640", "EC0641", "EC0644", "EC0645"}
+
+
+def test_every_other_op_has_a_case_that_passes(results: dict[str, list[Any]]) -> None:
+    without = {op for op, rows in results.items() if all(r.verdict != "pass" for r in rows)}
+    assert without <= WITHOUT
+    assert len(results) - len(without) >= 170
