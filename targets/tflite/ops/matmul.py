@@ -105,9 +105,10 @@ def matmul(n: NodeLowering) -> None:
 
 def _before_transpose(n: NodeLowering) -> Tensor | None:
     """The right matrices before a Transpose of their two axes, which BATCH_MATMUL does itself; None where there is none."""
-    b, v = n.builder, n.value(1)
+    b = n.builder
+    v: ir.Value | None = n.value(1)
     if n.integer:  # Transpose of real numbers, quantised and read back, all at one scale
-        quantiser = (stored_value(v) or v).producer()
+        quantiser = (stored_value(v) or n.value(1)).producer()
         v = quantiser.inputs[0] if quantiser is not None and quantiser.op_type == Q else None
     turn = v.producer() if v is not None else None
     rank = len(n.shape(1))
