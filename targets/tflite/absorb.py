@@ -245,6 +245,8 @@ def params(node: ir.Node) -> tuple[Quant, str] | None:
         return None
     rank = 0 if node.inputs[0] is None or node.inputs[0].shape is None else node.inputs[0].shape.rank()
     axis = int(attribute(node, "axis") or 0)
+    if np.size(z) not in (1, np.size(scale)):
+        return None
     found = Quant.of(scale, np.asarray(z).astype(np.int64), axis % rank if rank else 0)
     if not found.per_tensor and not _one_each(node.inputs[0], found):
         return None
