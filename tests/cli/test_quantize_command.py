@@ -209,6 +209,7 @@ def test_a_model_in_float16_is_told_apart_from_one_without_rules(
     assert code == 0, err
     assert "quantise the float32 model" in out
 
+
 def test_opt_quantises_with_calibration_data(
     model: Path, calib: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

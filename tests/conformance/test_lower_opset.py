@@ -92,5 +92,7 @@ def _same(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
     if a.dtype.kind != "f":
         return bool(np.array_equal(a, b))
     tolerance = 1e-2 if a.dtype == np.float16 else 1e-4
-    peak = float(np.abs(a[np.isfinite(a)]).max(initial=1))  # what sums to 0 among large numbers is off by their rounding
+    peak = float(
+        np.abs(a[np.isfinite(a)]).max(initial=1)
+    )  # what sums to 0 among large numbers is off by their rounding
     return bool(np.allclose(a, b, rtol=tolerance, atol=tolerance * (1 if peak < 100 else peak / 100), equal_nan=True))
