@@ -96,6 +96,8 @@ class Compilation:
                 calibrate=not self.target.quantises(self.precision or self.target.spec().default_precision, self.options),
                 verify=self.verify, instruments=self.instruments, registry=self.registry, ctx=ctx,
             )  # fmt: skip
+        if ctx.samples is not None:  # quantising leaves out those that are NaN or infinite within the model
+            checked = ctx.samples
         with clock("placement"):
             placement = self.target.placement(lowered.graph, lowered.precision)
             placement.diagnose(notes, no_fallback=self.no_fallback)

@@ -97,6 +97,7 @@ def quantize(
         instruments=instruments, registry=registry, ctx=ctx,
     )  # fmt: skip
     notes.raise_if_errors()
+    checked = ctx.samples
     if samples is not None and checked is not None and ctx.quantization:
         _judge_data(ctx.quantization, checked, notes)
     comparison = None

@@ -12,8 +12,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from edgec.diagnostics import Location, error
@@ -30,6 +32,9 @@ _FIRST, _EACH = 1 << 15, 1 << 11
 
 _AT_ONCE = 4
 """Samples that run at the same time, at most: each has its own activations in memory."""
+
+_TRIAL = 8
+"""Samples that tell infinities that are meant from those that a sample brings."""
 
 _LARGE = 256 << 20
 """Bytes of observed activations from which on samples run one by one."""
@@ -49,7 +54,9 @@ def observe(
 
     `per_channel`: values whose channels are told apart too. A mapping names the axis; otherwise it is 1 for rank 4 and
     more, the last for less, and values of rank 0, 1 or unknown are left out. `histogram`: False keeps extremes only.
-    `into`: statistics of the same graph to continue. `progress`: called with the number of samples done. The graph is
+    A sample in which a value holds NaN or infinities is left out, for all values (`Statistics.left_out`): what comes before has
+    reached what no float can hold, and what comes after was computed from that. Where the same value is infinite in every one
+    of the first samples it is meant (masks): its finite elements count. `into`: statistics of the same graph to continue. `progress`: called with the number of samples done. The graph is
     not changed. The same samples in the same order give the same statistics, however many cores there are.
 
     Raises:
@@ -66,14 +73,19 @@ def observe(
     at_once = min(cores, _AT_ONCE) if probes.nbytes < _LARGE else 1
     session = Session(probes.graph, optimise=True, threads=max(1, cores // at_once), lean=True)
     done = 0
-    for outputs in _in_order(session, probes, stream, at_once):
-        probes.read(outputs, _wanted(done), stats)
+    for outputs, spoilt in _judged(_in_order(session, probes, stream, at_once), probes):
+        if spoilt:
+            stats.left_out[stats.samples + done] = spoilt
+        else:
+            probes.read(outputs, _wanted(done), stats)
         done += 1
         if progress is not None:
             progress(done)
     probes.finish(stats)
     if not done:
         raise error("EC0718", "there are no samples to calibrate with", Location(stream.describe))
+    for name in probes.values:
+        stats.sketch(name)  # also where all samples were left out
     stats.add_data(done, stream.digest())
     stats.generated |= stream.generated
     return stats
@@ -84,13 +96,27 @@ def _wanted(i: int) -> int:
     return max(_EACH, _FIRST // (i + 1))
 
 
-def _in_order(session: Session, probes: Probes, samples: Samples, at_once: int) -> Iterator[Arrays]:
-    """Each sample's outputs, in order, with `at_once` samples running and the next being read."""
-    running: deque[Future[Arrays]] = deque()
+def _judged(runs: Iterator[tuple[Arrays, list[str]]], probes: Probes) -> Iterator[tuple[Arrays, list[str]]]:
+    """Each sample's outputs, and the values that NaN or infinities were not meant to be in."""
+    first = [(outputs, [*bad, *probes.not_finite(outputs)]) for outputs, bad in islice(runs, _TRIAL)]
+    meant = set.intersection(*(set(bad) for _, bad in first)) if first else set()
+    for outputs, bad in first:
+        yield outputs, [n for n in dict.fromkeys(bad) if n not in meant]
+    for outputs, bad in runs:
+        yield outputs, [n for n in dict.fromkeys([*bad, *probes.not_finite(outputs)]) if n not in meant]
+
+
+def _in_order(session: Session, probes: Probes, samples: Samples, at_once: int) -> Iterator[tuple[Arrays, list[str]]]:
+    """Each sample's outputs, in order, with `at_once` samples running and the next being read; and which of its inputs hold
+    NaN or infinities."""
+    running: deque[tuple[Future[Arrays], list[str]]] = deque()
     with ThreadPoolExecutor(at_once) as pool:
         for i, sample in enumerate(samples):
-            running.append(pool.submit(session.run, {**sample, **probes.feeds(i, _wanted(i))}))
+            bad = [name for name, x in sample.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]
+            running.append((pool.submit(session.run, {**sample, **probes.feeds(i, _wanted(i))}), bad))
             if len(running) > at_once:
-                yield running.popleft().result()
+                run, bad = running.popleft()
+                yield run.result(), bad
         while running:
-            yield running.popleft().result()
+            run, bad = running.popleft()
+            yield run.result(), bad

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgec.diagnostics import Location, error
 from edgec.graph import Graph, ir, static_shape
 from edgec.infer import infer_shapes
+from edgec.quantization.sketch import not_finite
 from edgec.quantization.statistics import ChannelRange, Statistics
 
 Array = npt.NDArray[Any]
@@ -107,8 +108,16 @@ class Probes:
             numbers[_name(start)] = sample * 7919 % stride  # elsewhere in each sample, in no order
         return {_name(v): np.array([numbers[_name(v)]], np.int64) for v in self._inputs}
 
-    def read(self, outputs: Arrays, wanted: int, stats: Statistics) -> None:
-        """Add the outputs of one run, with `wanted` elements, to `stats`; `finish` adds the rest after the last."""
+    def not_finite(self, outputs: Arrays) -> list[str]:
+        """The values that held NaN or infinities in one run. ReduceMin and ReduceMax of ONNX Runtime pass over most NaN: those
+        are found where they are among the elements taken for the histogram.
+        """
+        found = {name for name, ends in self._extremes(outputs).items() if not_finite(*ends)}
+        found |= {name for name, taken in self._taken.items() if not np.isfinite(outputs[taken.name]).all()}
+        return [name for name in self.values if name in found]
+
+    def _extremes(self, outputs: Arrays) -> dict[str, tuple[float, float]]:
+        """The smallest and largest element of every value."""
         extremes: dict[str, tuple[float, float]] = {}
         if self._whole:
             lows, highs = outputs[self._low].reshape(-1).tolist(), outputs[self._high].reshape(-1).tolist()
@@ -118,12 +127,28 @@ class Probes:
             first = [at for _, at in self._joined.values()]
             lows, highs = np.minimum.reduceat(low, first).tolist(), np.maximum.reduceat(high, first).tolist()
             extremes.update(zip(self._joined, zip(lows, highs, strict=True), strict=True))
+        for name, (axis, low_name, high_name) in self._channels.items():
+            extremes[name] = ChannelRange(axis, outputs[low_name], outputs[high_name]).whole
+        return extremes
+
+    def read(self, outputs: Arrays, wanted: int, stats: Statistics) -> None:
+        """Add the outputs of one run, with `wanted` elements, to `stats`; `finish` adds the rest after the last.
+
+        NaN and infinities shape no range: the extremes of such a value are those of its finite elements, as far as they are
+        among those taken; of its channels, those of the channels that are finite.
+        """
+        extremes = self._extremes(outputs)
+        if self._joined:
+            low, high = outputs[self._channel_low], outputs[self._channel_high]
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                low, high = low.copy(), high.copy()
+                for part in self._parts(low.size).values():
+                    low[part], high[part] = _finite_ends(low[part], high[part])
             before = self._seen or (low, high)
             self._seen = np.minimum(before[0], low), np.maximum(before[1], high)
         for name, (axis, low_name, high_name) in self._channels.items():
-            seen = ChannelRange(axis, outputs[low_name], outputs[high_name])
-            stats.add_channels(name, seen)
-            extremes[name] = seen.whole
+            low, high = _finite_ends(outputs[low_name], outputs[high_name])
+            stats.add_channels(name, ChannelRange(axis, low, high))
         for name in self.values:
             values, weight = _NOTHING, 1
             if (taken := self._taken.get(name)) is not None:
@@ -139,10 +164,15 @@ class Probes:
         if self._seen is None:
             return
         low, high = self._seen
-        ends = [*(at for _, at in self._joined.values()), low.size]
-        for (name, (axis, at)), end in zip(self._joined.items(), ends[1:], strict=True):
-            stats.add_channels(name, ChannelRange(axis, low[at:end], high[at:end]))
+        for name, part in self._parts(low.size).items():
+            stats.add_channels(name, ChannelRange(self._joined[name][0], low[part], high[part]))
         self._seen = None
+
+    def _parts(self, size: int) -> dict[str, slice]:
+        """Where the channels of each value lie in the outputs of all."""
+        first = [at for _, at in self._joined.values()]
+        ends = [*first[1:], size]
+        return {name: slice(at, end) for name, at, end in zip(self._joined, first, ends, strict=True)}
 
     def _take(self, rows: ir.Value, run: int, count: int | None) -> _Taken:
         """Every so many rows, from a start that changes with the sample."""
@@ -216,6 +246,21 @@ class Probes:
     def _output(self, v: ir.Value) -> str:
         self._kept.append(v)
         return _name(v)
+
+
+def _finite_ends(low: Array, high: Array) -> tuple[Array, Array]:
+    """Channels' ends with those that are NaN or infinite replaced by the outermost finite ones; as they are where none is seen
+    (no elements: inf and -inf), zero where none is finite."""
+    bad = ~(np.isfinite(low) & np.isfinite(high)) & ~(low > high)
+    if not bad.any():
+        return low, high
+    ends = np.concatenate([low, high])
+    ends = ends[np.isfinite(ends)]
+    least, most = (ends.min(), ends.max()) if ends.size else (np.float32(0), np.float32(0))
+    return (
+        np.where(bad & ~np.isfinite(low), least, low).astype(np.float32),
+        np.where(bad & ~np.isfinite(high), most, high).astype(np.float32),
+    )
 
 
 def _name(v: ir.Value) -> str:

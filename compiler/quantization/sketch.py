@@ -55,9 +55,13 @@ class TensorSketch:
     def add(self, values: Array, *, weight: int = 1, extremes: tuple[float, float] | None = None) -> None:
         """One sample: float32 values that count `weight` times each, and the extremes of all its elements.
 
-        `extremes`: None takes them from `values`. A sample without elements (low > high) counts as none.
+        `extremes`: None takes them from `values`, of the finite ones, as does an extreme that is no finite number. A sample
+        without elements (low > high) or without finite ones counts as none.
         """
         values = np.ascontiguousarray(values, np.float32).reshape(-1)
+        if extremes is not None and not_finite(*extremes):
+            self.not_finite += bool(np.isfinite(values).all())  # else they are found among the values
+            extremes = None
         if extremes is None:
             finite = values[np.isfinite(values)]
             extremes = (float(finite.min()), float(finite.max())) if finite.size else (math.inf, -math.inf)
@@ -67,9 +71,6 @@ class TensorSketch:
             self._waiting_size += values.size
             if self._waiting_size >= _FOLD_AT:
                 self.fold()
-        if math.isnan(low) or math.isnan(high):
-            self.not_finite += not values.size  # else they are found among the values
-            return
         if low > high:
             return
         self.samples += 1
@@ -222,6 +223,11 @@ class TensorSketch:
             keys=np.cumsum(steps, dtype=np.int64).astype(np.int32),
             counts=counts.astype(np.int64),
         )
+
+
+def not_finite(low: float, high: float) -> bool:
+    """Whether these extremes say that NaN or infinities are among the values; inf and -inf are those of no value."""
+    return math.isnan(low) or math.isnan(high) or (low <= high and (math.isinf(low) or math.isinf(high)))
 
 
 def _key(value: float) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,10 +56,26 @@ class Statistics:
     """Some of the samples were made up."""
     tensors: dict[str, TensorSketch] = field(default_factory=dict)
     per_channel: dict[str, ChannelRange] = field(default_factory=dict)
+    left_out: dict[int, list[str]] = field(default_factory=dict)
+    """Samples, by number from 0, that are in no range, and the values that were NaN or infinite in them, in order."""
 
     def sketch(self, name: str) -> TensorSketch:
         """The sketch of a value, made at its first use."""
         return self.tensors.setdefault(name, TensorSketch())
+
+    def require_finite(self, name: str, source: str | None = None) -> None:
+        """EC0737 where all that was seen of a value is NaN or infinite, or was in samples left out: it has no range."""
+        sketch = self.sketch(name)
+        sketch.fold()
+        if not sketch.empty or not (sketch.not_finite or self.left_out):
+            return
+        if len(self.left_out) == self.samples:
+            what = f"all {self.samples} calibration samples drive the model to NaN or infinity: no range can be told"
+            raise error(
+                "EC0737", what, Location(source), "check how they are prepared: the scale, the mean, the layout"
+            )
+        what = f"{name} was NaN or infinite in all calibration samples: no range can be told"
+        raise error("EC0737", what, Location(source), "check the samples and the model, or keep its node in float")
 
     def add_channels(self, name: str, seen: ChannelRange) -> None:
         if name in self.per_channel:
@@ -81,6 +96,7 @@ class Statistics:
             self.sketch(name).merge(sketch)
         for name, seen in other.per_channel.items():
             self.add_channels(name, ChannelRange(seen.axis, seen.low, seen.high))
+        self.left_out |= {self.samples + i: names for i, names in other.left_out.items()}
         self.add_data(other.samples, other.data_hash)
         self.generated |= other.generated
 
@@ -98,6 +114,7 @@ class Statistics:
                 name: {"axis": c.axis, "low": c.low.tolist(), "high": c.high.tolist()}
                 for name, c in self.per_channel.items()
             },
+            "left_out": {str(i): names for i, names in self.left_out.items()},
         }
         path = Path(path)
         tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -131,6 +148,7 @@ class Statistics:
                     )
                     for name, c in data["per_channel"].items()
                 },
+                left_out={int(i): [str(n) for n in names] for i, names in data.get("left_out", {}).items()},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as e:
             text = f"it has no {e}" if isinstance(e, KeyError) else " ".join(str(e).split())
@@ -154,9 +172,18 @@ def review(stats: Statistics, notes: Diagnostics, *, where: Location | None = No
         what = "the model was calibrated with made-up samples: its ranges have nothing to do with those of real inputs"
         notes.warn("EC0727", what, place, "give real inputs before anyone judges or ships the result")
     tensors = {name: s for name, s in stats.tensors.items() if not s.empty}
-    bad = [n for n, s in stats.tensors.items() if s.not_finite or math.isinf(s.low) != s.empty]
+    for sketch in stats.tensors.values():
+        sketch.fold()
+    if stats.left_out:
+        i, names = next(iter(stats.left_out.items()))
+        numbers = _some([str(k) for k in stats.left_out], 8, "")
+        one = len(stats.left_out) == 1
+        what = f"sample{'' if one else 's'} {numbers} {'is' if one else 'are'} left out: "
+        what += f"NaN or infinity in {_some(names)}{'' if one else f' (sample {i})'}"
+        notes.warn("EC0722", what, place, "look at the sample's values and how it was prepared, or remove it")
+    bad = [n for n, s in stats.tensors.items() if s.not_finite]
     if bad:
-        what = f"{_some(bad)} took values that are NaN or infinite: their ranges mean nothing"
+        what = f"{_some(bad)} took values that are NaN or infinite whatever the sample: their ranges are those of the others"
         notes.warn("EC0722", what, place, "run `edgec compare` on the model and a sample to see where they begin")
     tensors = {n: s for n, s in tensors.items() if n not in bad}
     dead = [n for n, s in tensors.items() if s.low == s.high == 0]
@@ -231,8 +258,8 @@ def last_growth(sketch: TensorSketch) -> float:
     return max(abs(low - was_low), abs(high - was_high)) / width if width > 0 else 0.0
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more tensors" if len(names) > 4 else "")
+def _some(names: list[str], most: int = 4, what: str = " tensors") -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more{what}" if len(names) > most else "")
 
 
 def _was(names: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import Any
 
@@ -37,6 +37,8 @@ class Samples:
         self.describe = describe
         self.generated = generated
         self.diagnostics = diagnostics if diagnostics is not None else Diagnostics()
+        self.start_of: Samples | None = None
+        """The samples these are the first of (`take`)."""
 
     def __iter__(self) -> Iterator[Arrays]:
         digest = hashlib.sha256()
@@ -77,10 +79,21 @@ class Samples:
         if self._count is not None and n >= self._count:
             return self
         known = n if self._count is not None else None
-        return Samples(
+        out = Samples(
             lambda: islice(self._make(), n),
             describe=f"the first {n} of {self.describe}",
             count=known,
+            generated=self.generated,
+            diagnostics=self.diagnostics,
+        )
+        out.start_of = self
+        return out
+
+    def without(self, numbers: Collection[int]) -> Samples:
+        """All but those with these numbers, counted from 0."""
+        return Samples(
+            lambda: (sample for i, sample in enumerate(self._make()) if i not in numbers),
+            describe=f"{self.describe} without {len(numbers)}",
             generated=self.generated,
             diagnostics=self.diagnostics,
         )

@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgec.compare import compare
 from edgec.diagnostics import Diagnostics
 from edgec.passes.quantize.correct_bias import correct_biases
@@ -48,6 +50,13 @@ def best_method(p: Quantize, graph: Graph, ctx: PassContext, folder: Path) -> Qu
     every = max(1, len(ctx.calibration) // SAMPLES)
     samples = list(islice(ctx.calibration, 0, every * SAMPLES, every))
     reference = list(Session(graph).run_all(samples))
+    sound = [
+        i
+        for i, outputs in enumerate(reference)
+        if all(np.isfinite(y).all() for y in outputs.values() if y.dtype.kind == "f")
+    ]
+    if sound:  # the others judge nothing: calibration leaves them out too
+        samples, reference = [samples[i] for i in sound], [reference[i] for i in sound]
     ranges = folder / "calibration.json"
     scores: dict[Method, float] = {}
     made: dict[Method, tuple[Graph, QuantRecord]] = {}

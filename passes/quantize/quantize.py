@@ -46,7 +46,8 @@ class Quantize(Pass):
 
     Raises:
         EdgecError: EC0220 no calibration data; EC0221 no scheme; EC0222 `keep` or `wide`
-            names a node that is not there; EC0226 the scheme has no `wide`; EC0736 a weight is not finite.
+            names a node that is not there; EC0226 the scheme has no `wide`; EC0736 a weight is not finite; EC0737 nor is
+            anything that was seen of an activation.
     """
 
     scheme: str = ""
@@ -97,6 +98,7 @@ class Quantize(Pass):
             stored.restore()
             ctx.quantization = QuantRecord(graph.clone(), scheme, kept=plan.kept)
             return PassResult(False)
+        _check_weights(plan)
         statistics, found = None, Hazards()
         if plan.activations:
             statistics = self._statistics(graph, plan, ctx)
@@ -187,6 +189,9 @@ class Quantize(Pass):
             what = f"{self.ranges} has no ranges of {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"
             raise error("EC0223", what, hint="it was made with another model or pipeline: calibrate again")
         review(statistics, ctx.diagnostics)
+        for name in (v for v in planned if plan.activations[v].range is None):
+            statistics.require_finite(name, graph.source)
+        _leave_out(statistics, ctx)
         return statistics
 
     def _activation_params(self, plan: Plan, statistics: Statistics, found: Hazards) -> dict[str, QuantParams]:
@@ -248,9 +253,6 @@ class Quantize(Pass):
                 out[key] = activations[site.like]
             elif key not in out:
                 data = np.asarray(constant(value), np.float32)
-                if not np.isfinite(data).all():
-                    what = f"the weight {value.name!r} of {site.node.name or site.node.op_type!r} holds NaN or infinities"
-                    raise error("EC0736", what, hint="the model is broken: export it again, or keep that node in float")
                 axis = site.block_axis if site.kind.per == "block" else site.axis
                 own = stored.params(value, site.kind)
                 method = "minmax" if self.reduce_range else self.weights  # nothing is cut off: 64 is the largest
@@ -259,3 +261,23 @@ class Quantize(Pass):
                     made = replace(made, scale=(made.scale * np.float32(127 / SEVEN_BITS)).astype(np.float32))
                 out[key] = made
         return out
+
+
+def _check_weights(plan: Plan) -> None:
+    """Before anything runs: what such a weight makes is not finite either."""
+    for site in plan.weights:
+        value = site.node.inputs[site.input]
+        data = constant(value)
+        if value is not None and data is not None and not np.isfinite(np.asarray(data, np.float32)).all():
+            what = f"the weight {value.name!r} of {site.node.name or site.node.op_type!r} holds NaN or infinities"
+            raise error("EC0736", what, hint="the model is broken: export it again, or keep that node in float")
+
+
+def _leave_out(statistics: Statistics, ctx: PassContext) -> None:
+    """Passes that correct, and the comparison where it uses calibration samples, do without those that spoil ranges."""
+    calibration = ctx.calibration
+    if not statistics.left_out or calibration is None or calibration.digest() != statistics.data_hash:
+        return
+    ctx.calibration = calibration.without(statistics.left_out)
+    if ctx.samples is not None and calibration in (ctx.samples, ctx.samples.start_of):
+        ctx.samples = ctx.calibration.take(len(ctx.samples))

@@ -96,6 +96,16 @@ def test_not_a_number_and_infinity_are_counted_apart():
     assert (s.low, s.high) == (1, 2)
 
 
+def test_extremes_that_are_not_finite_give_way_to_those_of_finite_values():
+    s = TensorSketch()
+    s.add(np.float32([1, 2]), extremes=(-np.inf, 2.0))  # the infinity was not among the values taken
+    assert (s.low, s.high, s.samples, s.not_finite) == (1, 2, 1, 1)
+    s.add(np.zeros(0, np.float32), extremes=(np.nan, 2.0))
+    assert (s.low, s.high, s.samples, s.not_finite) == (1, 2, 1, 2)
+    s.add(np.zeros(0, np.float32), extremes=(np.inf, -np.inf))  # no elements
+    assert (s.samples, s.not_finite) == (1, 2)
+
+
 def test_nothing_seen():
     s = TensorSketch()
     assert s.empty

@@ -90,7 +90,7 @@ def test_sound_statistics_pass_without_a_word():
 @pytest.mark.parametrize(
     ("make", "code"),
     [
-        (lambda i: [1, np.nan] if i == 3 else [1, 2], "EC0722"),
+        (lambda i: [1, np.nan] if i == 3 else [1, 2], "EC0722"),  # as observe adds what every sample has
         (lambda i: [1, np.inf], "EC0722"),
         (lambda i: [0, 0], "EC0723"),
         (lambda i: [2.5, 2.5], "EC0724"),
@@ -99,6 +99,32 @@ def test_sound_statistics_pass_without_a_word():
 )
 def test_each_finding(make, code):
     assert found(stats_of(32, suspect=make, a=normal, b=normal)) == [code]
+
+
+def test_samples_left_out_are_named_stored_and_numbered_in_order(tmp_path):
+    a, b = stats_of(20, t=normal), stats_of(20, t=normal)
+    b.left_out = {3: ["t", "u"]}
+    a.merge(b)
+    a.save(tmp_path / "c.json")
+    back = Statistics.load(tmp_path / "c.json")
+    assert back.left_out == {23: ["t", "u"]}
+    notes = Diagnostics()
+    review(back, notes)
+    assert [(d.code, d.message) for d in notes] == [("EC0722", "sample 23 is left out: NaN or infinity in t, u")]
+    back.left_out |= {24: ["v"]}
+    review(back, notes)
+    assert notes.items[-1].message == "samples 23, 24 are left out: NaN or infinity in t, u (sample 23)"
+
+
+def test_a_value_without_a_finite_observation_has_no_range():
+    stats = stats_of(8, never=lambda i: [np.nan, np.inf], sometimes=lambda i: [np.nan, 1], empty=lambda i: [])
+    stats.require_finite("sometimes")
+    stats.require_finite("empty")  # no elements is nothing wrong
+    with pytest.raises(EdgecError, match=r"EC0737.*never was NaN or infinite"):
+        stats.require_finite("never")
+    stats.left_out = {i: ["x"] for i in range(8)}
+    with pytest.raises(EdgecError, match=r"EC0737.*all 8 calibration samples"):
+        stats.require_finite("empty")
 
 
 def test_too_few_or_still_moving():
