@@ -22,7 +22,9 @@ def arithmetic(n: NodeLowering) -> None:
     operands = [n.operand(0), n.operand(1)]
     if op != "MUL" and n.integer and n.builder.xnnpack:
         operands = [_coarse(n, t, y) for t in operands]
-    n.emit(op, operands, y, fused_activation_function=n.activation)
+    # Without this, int16 kernels take scales that happen to be powers of two for an older form, and end the process.
+    old_form = {"pot_scale_int16": False} if op != "MUL" and n.integer == "int16" else {}
+    n.emit(op, operands, y, fused_activation_function=n.activation, **old_form)
 
 
 def _coarse(n: NodeLowering, t: Tensor, y: Tensor) -> Tensor:
