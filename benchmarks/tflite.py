@@ -57,9 +57,9 @@ FORMS: dict[str, Form] = {
     "edgec nhwc": Form("edgec_tflite", None, {"layout": "nhwc"}),
     "onnx2tf": Form("onnx2tf_float", "onnx2tf"),
     "edgec int8": Form("edgec_tflite", None, {"precision": "int8"}, int8=True),
-    "edgec int8 nhwc": Form("edgec_tflite", None, {"precision": "int8", "layout": "nhwc"}, int8=True),
+    "edgec int8 nhwc": Form("edgec_tflite", None, {"precision": "int8", "layout": "nhwc", "io": "integer"}, int8=True),
     "edgec int8 nhwc low": Form(
-        "edgec_tflite", None, {"precision": "int8", "layout": "nhwc", "effort": "low"}, int8=True
+        "edgec_tflite", None, {"precision": "int8", "layout": "nhwc", "io": "integer", "effort": "low"}, int8=True
     ),
     "onnx2tf+aeq": Form("aeq_static", "aeq", after="onnx2tf", int8=True),
 }

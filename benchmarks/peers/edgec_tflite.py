@@ -1,7 +1,7 @@
 """edgec's conversion for LiteRT: passes, quantisation, lowering and the file, without running the result.
 
 OUT is the .tflite file; the graph that was lowered is left beside it as OUT with the suffix .onnx. Options: precision (fp32,
-int8), effort, layout (keep, nhwc).
+int8), effort, layout (keep, nhwc), io (float; integer: as ai-edge-quantizer's files).
 """
 
 import harness  # isort: skip  (starts the clock)
@@ -19,9 +19,8 @@ from edgec.toolchain import ToolchainManager
 
 
 def convert(job: harness.Job) -> None:
-    precision, effort, layout = (
-        job.options.get(k, v) for k, v in (("precision", "fp32"), ("effort", "medium"), ("layout", "keep"))
-    )
+    defaults = {"precision": "fp32", "effort": "medium", "layout": "keep", "io": "float"}
+    precision, effort, layout, io = (job.options.get(k, v) for k, v in defaults.items())
     registry, notes = Registry(), Diagnostics()
     graph = Graph.load(job.source, diagnostics=notes)
     calibration = checked = None
@@ -31,7 +30,7 @@ def convert(job: harness.Job) -> None:
     lowered = lower(graph, registry.target("android"), precision, effort=effort, registry=registry, ctx=ctx)
     notes.raise_if_errors()
     emit = EmitJob(precision, job.out.parent, ToolchainManager(), notes)
-    path, *_ = write_model(lowered.graph, emit, TfliteOptions(io_layout=layout), xnnpack=True)
+    path, *_ = write_model(lowered.graph, emit, TfliteOptions(io_layout=layout, io_dtype=io), xnnpack=True)
     path.replace(job.out)
     lowered.graph.save(job.out.with_suffix(".onnx"))
 
