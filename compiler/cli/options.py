@@ -63,7 +63,8 @@ IoDtype = Annotated[
     ),
 ]
 Flash = Annotated[
-    str | None, typer.Option("--flash", metavar="300KB", help="Budget for the model (code is not counted); more is an error.")
+    str | None,
+    typer.Option("--flash", metavar="300KB", help="Budget for the model (code is not counted); more is an error."),
 ]
 Ram = Annotated[
     str | None,
