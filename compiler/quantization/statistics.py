@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,19 @@ _SATURATED = 0.02
 """Part of a tensor's elements in the topmost bucket, not at zero, that counts as saturation."""
 
 
-def review(stats: Statistics, notes: Diagnostics, *, where: Location | None = None) -> None:
-    """Say what is wrong with the data or the model, as far as its tensors show: EC0722 to EC0727."""
+def review(
+    stats: Statistics,
+    notes: Diagnostics,
+    *,
+    where: Location | None = None,
+    inputs: Collection[str] = (),
+    fixed: Collection[str] = (),
+) -> None:
+    """Say what is wrong with the data or the model, as far as its tensors show: EC0722 to EC0727, EC0738.
+
+    `inputs`: all inputs of the graph; an input that never changes is a fault of the data. `fixed`: values that samples have no
+    part in (`fixed_values`): that those never change is none.
+    """
     place = where or Location()
     if stats.generated:
         what = "the model was calibrated with made-up samples: its ranges have nothing to do with those of real inputs"
@@ -185,7 +197,10 @@ def review(stats: Statistics, notes: Diagnostics, *, where: Location | None = No
     if bad:
         what = f"{_some(bad)} took values that are NaN or infinite whatever the sample: their ranges are those of the others"
         notes.warn("EC0722", what, place, "run `edgec compare` on the model and a sample to see where they begin")
-    tensors = {n: s for n, s in tensors.items() if n not in bad}
+    tensors = {n: s for n, s in tensors.items() if n not in bad and n not in fixed}
+    _differ(stats, tensors, inputs, notes, place)
+    if _all_constant(tensors, inputs):
+        tensors = {n: s for n, s in tensors.items() if n not in inputs}
     dead = [n for n, s in tensors.items() if s.low == s.high == 0]
     if dead:
         what = f"{_some(dead)} {_was(dead)} zero in all {stats.samples} samples: nothing is known of the range"
@@ -201,6 +216,34 @@ def review(stats: Statistics, notes: Diagnostics, *, where: Location | None = No
             "EC0725", what, place, "a clamp that is hit as often as this is either meant or a wrong normalisation"
         )
     _enough(stats, tensors, notes, place)
+
+
+_ALIKE = 1e-6
+"""Parts of a tensor's width by which the extremes of equal samples may differ: kernels add in no fixed order."""
+
+
+def _differ(
+    stats: Statistics, tensors: dict[str, TensorSketch], inputs: Collection[str], notes: Diagnostics, place: Location
+) -> None:
+    """EC0738: samples that teach what one would, or nothing."""
+    hint = "calibrate with inputs like those in use: about 100 that differ"
+    if _all_constant(tensors, inputs):
+        told = ", ".join(f"{n} is {tensors[n].low:g}" for n in inputs)
+        notes.warn("EC0738", f"the calibration samples hold one value: {told} in every element of all", place, hint)
+        return
+    seen = [s for s in tensors.values() if not s.constant]
+    if len(seen) > 1 and all(s.samples > 1 and _same_ends(s) for s in seen):
+        what = f"all {stats.samples} calibration samples are alike: every tensor has the same extremes in each"
+        notes.warn("EC0738", what, place, hint)
+
+
+def _all_constant(tensors: dict[str, TensorSketch], inputs: Collection[str]) -> bool:
+    """Whether every input was observed and never changed. One of several that does not may be meant so: a size, a mask."""
+    return bool(inputs) and all(n in tensors and tensors[n].constant for n in inputs)
+
+
+def _same_ends(s: TensorSketch) -> bool:
+    return max(s.low_mean - s.low, s.high - s.high_mean) <= _ALIKE * (s.high - s.low)
 
 
 def _enough(stats: Statistics, tensors: dict[str, TensorSketch], notes: Diagnostics, place: Location) -> None:

@@ -169,6 +169,7 @@ class Quantize(Pass):
                 raise error("EC0222", f"{option}: the graph has no node {name!r}", hint=hint)
 
     def _statistics(self, graph: Graph, plan: Plan, ctx: PassContext) -> Statistics:
+        from edgec.quantization.fixed_values import fixed_values
         from edgec.quantization.observe import observe
         from edgec.quantization.statistics import Statistics, review
 
@@ -188,7 +189,8 @@ class Quantize(Pass):
         if missing:
             what = f"{self.ranges} has no ranges of {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"
             raise error("EC0223", what, hint="it was made with another model or pipeline: calibrate again")
-        review(statistics, ctx.diagnostics)
+        inputs = [v.name for v in graph.inputs if v.name]
+        review(statistics, ctx.diagnostics, inputs=inputs, fixed=fixed_values(graph))
         for name in (v for v in planned if plan.activations[v].range is None):
             statistics.require_finite(name, graph.source)
         _leave_out(statistics, ctx)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from edgec.diagnostics import Diagnostics, EdgecError
+from edgec.graph import Graph
+from edgec.quantization.fixed_values import fixed_values
 from edgec.quantization.sketch import TensorSketch
 from edgec.quantization.statistics import ChannelRange, Statistics, last_growth, review, unlike
 
@@ -125,6 +127,46 @@ def test_a_value_without_a_finite_observation_has_no_range():
     stats.left_out = {i: ["x"] for i in range(8)}
     with pytest.raises(EdgecError, match=r"EC0737.*all 8 calibration samples"):
         stats.require_finite("empty")
+
+
+def told(stats: Statistics, **known: object) -> list[tuple[str, str]]:
+    notes = Diagnostics()
+    review(stats, notes, **known)  # type: ignore[arg-type]
+    return [(d.code, d.message) for d in notes]
+
+
+def test_inputs_that_never_change_are_a_fault_of_the_data():
+    stats = stats_of(32, x=lambda i: [0.25, 0.25], a=lambda i: normal(0), b=lambda i: normal(1))
+    ((code, message),) = told(stats, inputs=["x"])
+    assert code == "EC0738"
+    assert "x is 0.25" in message
+    zeros = stats_of(32, x=lambda i: [0, 0], a=normal, b=normal)
+    assert [c for c, _ in told(zeros, inputs=["x"])] == ["EC0738"]
+    assert [c for c, _ in told(zeros, inputs=["x", "a"])] == ["EC0723"]  # another input changes
+    assert [c for c, _ in told(zeros, inputs=["x", "ids"])] == ["EC0723"]  # nothing is known of the other
+
+
+def test_equal_samples_are_told_from_different_ones():
+    same = stats_of(32, x=lambda i: normal(0), a=lambda i: np.maximum(normal(0), 0), c=lambda i: [1, 1])
+    assert [c for c, _ in told(same, inputs=["x"])] == ["EC0738", "EC0724"]
+    images = stats_of(32, x=lambda i: [0, *np.abs(np.tanh(normal(i))), 1], a=normal)  # each from black to white
+    assert told(images, inputs=["x"]) == []
+    assert told(stats_of(32, x=lambda i: [0, *np.abs(np.tanh(normal(i))), 1]), inputs=["x"]) == []
+
+
+def test_what_samples_have_no_part_in_is_not_held_against_them():
+    stats = stats_of(32, x=normal, a=normal, zeros=lambda i: [0, 0], grid=lambda i: [3, 3], ends=lambda i: [0, 1, 1, 1])
+    assert {c for c, _ in told(stats)} == {"EC0723", "EC0724", "EC0725"}
+    assert told(stats, fixed=["zeros", "grid", "ends"]) == []
+
+
+def test_fixed_values_are_those_no_input_reaches_but_by_its_shape():
+    graph = Graph.from_text(
+        """<ir_version: 10, opset_import: ["" : 24]>
+        g (float[N,4] x) => (float[N,4] y) <float[4] w = {1,2,3,4}>
+        { s = Shape(x) z = ConstantOfShape(s) e = Exp(z) v = Neg(w) k = Mul(e, v) r = RandomNormalLike(z) t = Add(x, r) y = Add(t, k) }"""
+    )
+    assert fixed_values(graph) == {"s", "z", "e", "v", "k"}
 
 
 def test_too_few_or_still_moving():
