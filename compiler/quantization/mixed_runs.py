@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from edgec.compare import compare
@@ -58,6 +59,8 @@ def search_mixed(
     judged = samples or ctx.samples or ctx.calibration
     if judged is None:
         raise error("EC0750", "mixed precision needs samples to judge by", Location(graph.source))
+    if ctx.calibration is not None and ctx.calibration in (judged, judged.start_of):
+        judged = _finite(graph, judged)
     with tempfile.TemporaryDirectory(prefix="edgec-mixed-") as folder:
         trials = Trials(graph, ctx, make_passes, judged, metric, Path(folder))
         budget = Budget(min_sqnr, min_agreement, max_drop, trials.baseline)
@@ -67,6 +70,16 @@ def search_mixed(
             found, trials.evaluate, budget,
             costs=costs, max_kept=max_kept, wide=wide, dtype=dtype, progress=progress,
         )  # fmt: skip
+
+
+def _finite(graph: Graph, samples: Samples) -> Samples:
+    """Those whose outputs are finite: no error can be told of the others, and calibration leaves them out too."""
+    lost = {
+        i
+        for i, outputs in enumerate(Session(graph).run_all(samples))
+        if not all(np.isfinite(y).all() for y in outputs.values() if y.dtype.kind == "f")
+    }
+    return samples.without(lost) if lost and len(lost) < len(samples) else samples
 
 
 KEPT_BYTES = 256 << 20

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgec.accuracy import Accuracy
 from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.graph import Graph, ir
 from edgec.quantization.observe import observe
@@ -126,3 +127,15 @@ def test_weights_are_looked_at_before_anything_runs() -> None:
     w.const_value = ir.tensor(data, name="v")
     with pytest.raises(EdgecError, match=r"EC0736.*'v'"):
         quantize(graph, calibration=Samples(lambda: iter(inputs()), describe="d"))
+
+
+@pytest.mark.parametrize("how", ["inf", "overflow"])
+def test_a_spoilt_sample_does_not_judge_mixed_precision(how: str) -> None:
+    mixed = [spoil(s, how) if i == 3 else s for i, s in enumerate(inputs())]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        made = quantize(
+            net(), calibration=Samples(lambda: iter(mixed), describe="d"), accuracy=Accuracy(min_sqnr=25), effort="low"
+        )
+    assert made.comparison is not None
+    assert made.comparison.worst_sqnr_db >= 25
