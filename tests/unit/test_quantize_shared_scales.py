@@ -46,7 +46,8 @@ def quantised(g: Graph, scheme: str) -> tuple[Graph, list[float]]:
     q = g.clone()
     Quantize(scheme=scheme, method="minmax", hazards=False).run(q, PassContext(calibration=samples))
     q.verify()
-    assert [f.rule for f in lint(q, builtin_scheme(scheme), SETTING)] == []
+    # A score beside a wider value does lose steps ("range"): that is for the hazard passes, which are off here.
+    assert [f.rule for f in lint(q, builtin_scheme(scheme), SETTING) if f.rule != "range"] == []
     feeds = {"x": x[:1]}
     want, have = Session(g).run(feeds), Session(q).run(feeds)
     return q, [decibels(want[k], have[k]) for k in want]
