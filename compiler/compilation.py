@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgec import __version__
 from edgec.accuracy import Accuracy
 from edgec.api import Compiled
+from edgec.blame import blaming
 from edgec.coverage import measure
 from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.graph import Graph
@@ -109,7 +110,8 @@ class Compilation:
         with FloatModel(lowered.reference, lowered.graph, checked) as float_model:
             with clock("emit"):
                 tell("emit")
-                artifact = self.target.emit(lowered.graph, job)
+                with blaming(lambda: graph):
+                    artifact = self.target.emit(lowered.graph, job)
             with clock("verify"):
                 tell("verify")
                 with _about_generated(checked):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgec.accuracy import Accuracy, keep_enough, quantize_at
+from edgec.blame import blaming
 from edgec.graph import Graph
-from edgec.pipeline import Instrument, PassContext, PassManager, PassRecord
+from edgec.pipeline import Instrument, Pass, PassContext, PassManager, PassRecord
 from edgec.plugins import Registry
 from edgec.recipe import Step, build_passes, parse_pipeline, pipeline_text
 from edgec.target import Target
@@ -81,13 +82,28 @@ def lower(
         require_static_inputs(frozen)
     manager = PassManager(passes, instruments, verify)
     manager.check(after.facts)
+    with blaming(lambda: graph):
+        return _run(graph, after, target, precision, passes, manager, accuracy, ctx)
+
+
+def _run(
+    graph: Graph,
+    after: Graph,
+    target: Target,
+    precision: str,
+    passes: Sequence[Pass],
+    manager: PassManager,
+    accuracy: Accuracy | None,
+    ctx: PassContext,
+) -> Lowered:
+    """All passes; from `quantize` on as often as the accuracy asked for takes."""
     at = quantize_at(passes) if accuracy else None
     if at is None:
         return Lowered(target, precision, graph, after, manager.run(after, ctx), pipeline_text(passes))
     assert accuracy is not None  # else there is nothing to search for
-    records = PassManager(passes[:at], instruments, verify).run(after, ctx)
+    records = replace(manager, passes=passes[:at]).run(after, ctx)
     rest, mixed = keep_enough(passes[at:], after, ctx, accuracy)
-    records += PassManager(rest, instruments, verify).run(after, ctx)
+    records += replace(manager, passes=rest).run(after, ctx)
     return Lowered(target, precision, graph, after, records, pipeline_text([*passes[:at], *rest]), mixed)
 
 

@@ -52,6 +52,7 @@ def opt(
 
     --verify-each runs the model before and after every pass on --samples, or on generated inputs.
     """
+    from edgec.blame import blaming
     from edgec.cli.instruments import DumpAfterEach
     from edgec.diagnostics import Diagnostics
     from edgec.graph import Graph
@@ -83,7 +84,8 @@ def opt(
         ctx.calibration, ctx.samples = given_samples(calib, samples, given, pre, found)
     before, count = graph.op_counts(), sum(1 for _ in graph.nodes())
     dumps = [DumpAfterEach(dump_after_each)] if dump_after_each is not None else []
-    records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
+    with blaming(lambda: Graph.load(model)):
+        records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
     graph.verify()
     if why_not is not None:
         _check_rule(why_not, passes, ctx)

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from edgec.graph import attribute, ir
 
 
+class Contradiction(Exception):
+    """Attributes and shapes of a node that do not fit each other."""
+
+
 @dataclass(frozen=True)
 class Window:
     """One entry for each spatial axis. `before` and `after`: padding, explicit whatever `auto_pad` said."""
@@ -41,11 +45,16 @@ def window(node: ir.Node, spatial: Sequence[int], kernel: Sequence[int] | None =
     """The window of a Conv or pool over an input of size `spatial`. `kernel`: of a Conv, whose weight says it.
 
     `ceil_mode` of pools is part of the output's shape, not of the window: see `ceil_padding`.
+
+    Raises:
+        Contradiction: an attribute has another number of axes than the input, or is not positive.
     """
     n = len(spatial)
     k = tuple(kernel or attribute(node, "kernel_shape"))
     strides = tuple(attribute(node, "strides") or (1,) * n)
     dilations = tuple(attribute(node, "dilations") or (1,) * n)
+    if not (len(k) == len(strides) == len(dilations) == n) or min((*k, *strides, *dilations), default=1) < 1:
+        raise Contradiction(f"kernel {list(k)}, strides {list(strides)} and dilations {list(dilations)} for {n} axes")
     auto = attribute(node, "auto_pad") or "NOTSET"
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         totals = Window(k, strides, dilations, (0,) * n, (0,) * n)._same_totals(spatial)
@@ -55,6 +64,8 @@ def window(node: ir.Node, spatial: Sequence[int], kernel: Sequence[int] | None =
         before = after = (0,) * n
     else:
         pads = tuple(attribute(node, "pads") or (0,) * (2 * n))
+        if len(pads) != 2 * n:
+            raise Contradiction(f"{len(pads)} pads for {n} axes")
         before, after = pads[:n], pads[n:]
     return Window(k, strides, dilations, before, after)
 

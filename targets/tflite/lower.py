@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgec.diagnostics import Diagnostic, Diagnostics, EdgecError, Location, Severity
 from edgec.graph import Graph, ir, is_constant, static_shape
+from edgec.targets.reading.windows import Contradiction
 from edgec.targets.tflite import plain_quantization
 from edgec.targets.tflite.absorb import DQ, Forms, Q, absorb, params, stored_value
 from edgec.targets.tflite.builder import Builder, dtype_name
@@ -150,9 +151,10 @@ class _Lowering:
                 continue
             try:
                 self._lower(node)
-            except Refused as e:
+            except (Refused, Contradiction) as e:
                 where = Location(self.graph.source, node=node.name or node.op_type)
-                errors.append(Diagnostic("EC0641", Severity.ERROR, f"{node.op_type}: {e.why}", where, e.hint))
+                hint = e.hint if isinstance(e, Refused) else "the model is not valid: export it again"
+                errors.append(Diagnostic("EC0641", Severity.ERROR, f"{node.op_type}: {e}", where, hint))
                 broken.update((*node.outputs, self.forms.output(node)))
         if errors:
             raise EdgecError(*errors)
