@@ -121,11 +121,10 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("op", COPIES)
+@pytest.mark.parametrize(
+    ("op", "scheme"), [(op, s) for op in COPIES for s in SCHEMES if op.split("<")[0] in builtin_scheme(s).ops]
+)
 def test_copies_of_a_sigmoid_keep_its_scale(op: str, scheme: str) -> None:
-    if op.split("<")[0] not in builtin_scheme(scheme).ops:
-        pytest.skip(f"{scheme} leaves {op} in float")
     q, db = quantised(graph(f"y = {op}(s)", COPIES[op]), scheme)
     assert stored(q, "y") == stored(q, "s") == pytest.approx(SCHEMES[scheme])
     assert min(db) > 30
