@@ -1,0 +1,1 @@
+"""Jetson boards: a bundle of ONNX and scripts; TensorRT on the board makes the engine of it."""

@@ -1,0 +1,1 @@
+"""TensorRT-RTX: plans built ahead of time, without a GPU."""
