@@ -8,13 +8,14 @@ from typing import Literal
 
 from edgec.diagnostics import Diagnostic, Diagnostics, EdgecError, Location, Severity
 from edgec.graph import Graph, ir, is_constant, static_shape
+from edgec.targets.reading.node import Refused
 from edgec.targets.reading.windows import Contradiction
 from edgec.targets.tflite import plain_quantization
 from edgec.targets.tflite.absorb import DQ, Forms, Q, absorb, params, stored_value
 from edgec.targets.tflite.builder import Builder, dtype_name
 from edgec.targets.tflite.layout import Layouts, Side, Sides, assign
 from edgec.targets.tflite.model import DTYPES, Operator, Quant, SubGraph, Tensor, TfliteModel
-from edgec.targets.tflite.node import NodeLowering, Refused
+from edgec.targets.tflite.node import NodeLowering
 from edgec.targets.tflite.rules import RULES, LoweringRule, raw
 from edgec.targets.tflite.scales import check_scales
 from edgec.targets.tflite.storage import Perm, channels_last, stored

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgec.graph import attribute, ir, is_constant
+from edgec.graph import ir, is_constant
+from edgec.targets.reading.node import NodeReader
 from edgec.targets.tflite.absorb import Fused, Q, params, stored_value
 from edgec.targets.tflite.layout import NodeLayout
 from edgec.targets.tflite.model import DTYPES, Array, Operator, Quant, Tensor
@@ -19,15 +20,7 @@ if TYPE_CHECKING:
     from edgec.targets.tflite.builder import Builder
 
 
-class Refused(Exception):
-    """A rule cannot say this node in TFLite operators."""
-
-    def __init__(self, why: str, hint: str | None = None) -> None:
-        super().__init__(why)
-        self.why, self.hint = why, hint
-
-
-class NodeLowering:
+class NodeLowering(NodeReader):
     """One node being lowered. Axes and shapes named "ONNX" are the model's; tensors have their stored shape.
 
     `integer`: the element type of the integer kernel, None in float. `activation`: what to pass as
@@ -35,39 +28,14 @@ class NodeLowering:
     """
 
     def __init__(self, builder: Builder, node: ir.Node, rule: LoweringRule, layout: NodeLayout) -> None:
-        self.builder, self.node, self.rule, self.layout = builder, node, rule, layout
+        super().__init__(node)
+        self.builder, self.rule, self.layout = builder, rule, layout
         self.integer = builder.forms.integer.get(node)
         self._fused = builder.forms.fused.get(node, Fused(node.outputs[0]))
         self.activation = "NONE" if self._fused.activation == "RANGE" else self._fused.activation
         self._written: dict[int, Tensor] = {}
 
     # --- reading the node ---------------------------------------------------------------------------------------------
-
-    def refuse(self, why: str, hint: str | None = None) -> NoReturn:
-        """Give up on this node: `why` and `hint` reach the user with its name."""
-        raise Refused(why, hint)
-
-    def attr(self, name: str, default: Any = None) -> Any:
-        """An attribute, or its ONNX default, or `default`."""
-        value = attribute(self.node, name)
-        return default if value is None else value
-
-    def has(self, i: int) -> bool:
-        return i < len(self.node.inputs) and self.node.inputs[i] is not None
-
-    def value(self, i: int) -> ir.Value:
-        v = self.node.inputs[i]
-        if v is None:
-            self.refuse(f"input {i} is missing")
-        return v
-
-    def shape(self, i: int = 0) -> tuple[int, ...]:
-        """ONNX shape of an input."""
-        return self.builder.shape(self.value(i))
-
-    def out_shape(self, k: int = 0) -> tuple[int, ...]:
-        """ONNX shape of an output."""
-        return self.builder.shape(self.node.outputs[k])
 
     def dtype(self, i: int = 0) -> str:
         """Element type of an input, as the ONNX model has it."""
@@ -78,14 +46,8 @@ class NodeLowering:
         """Whether an input is known now, stored in integers or not."""
         return self.has(i) and (is_constant(self.value(i)) or is_constant(stored_value(self.value(i))))
 
-    def const(self, i: int, default: Any = None) -> Array:
-        """A constant input as reals, in ONNX order; `default` where it is missing. Refuses where it is not constant."""
-        if not self.has(i):
-            return np.asarray(default)
-        data = self.builder.real_constant(self.value(i))
-        if data is None:
-            self.refuse(f"input {i} ({self.value(i).name!r}) must be a constant")
-        return data
+    def _constant(self, v: ir.Value) -> Array | None:
+        return self.builder.real_constant(v)
 
     # --- storage ------------------------------------------------------------------------------------------------------
 
