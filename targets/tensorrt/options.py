@@ -1,0 +1,46 @@
+"""What `--option key=value` takes for Jetson and TensorRT targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from edgec.target_options import Bytes
+
+
+@dataclass(frozen=True)
+class TensorRtOptions:
+    """For whatever builds a TensorRT engine. Shapes are in trtexec's syntax: "x:1x3x224x224,y:1x4"."""
+
+    workspace: Bytes | None = None
+    min_shapes: str | None = None
+    opt_shapes: str | None = None
+    max_shapes: str | None = None
+    oracle: Literal["auto", "none"] = "auto"
+    timeout: float = 1800.0
+
+    HELP: ClassVar[Mapping[str, str]] = {
+        "workspace": "memory TensorRT may use while it runs: 1GiB; default: what it takes itself",
+        "min-shapes": 'the smallest shapes of inputs with dynamic dimensions, as trtexec takes them: "x:1x3x224x224"',
+        "opt-shapes": "the shapes to optimise for",
+        "max-shapes": "the largest shapes",
+        "oracle": "auto (default): TensorRT-RTX's ONNX parser judges the file where its toolchain is at hand; none",
+        "timeout": "seconds a TensorRT tool may take (1800)",
+    }
+
+
+@dataclass(frozen=True)
+class JetsonOptions(TensorRtOptions):
+    """`jetpack`: a release of specs/jetpack.yaml; None is the board's usual one."""
+
+    jetpack: str | None = None
+    dla: bool = False
+    gpu_fallback: bool = True
+
+    HELP: ClassVar[Mapping[str, str]] = {
+        "jetpack": "the board's JetPack: 5, 6.0, 6.1, 6.2, 7.0, 7.1, 7.2 or 7.2.2; default: the board's usual one",
+        "dla": "true: compile for the DLA (static shapes)",
+        "gpu-fallback": "true (default): layers the DLA does not take run on the GPU; false: they are an error",
+        **TensorRtOptions.HELP,
+    }
