@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgec.accuracy import Accuracy
 from edgec.diagnostics import Diagnostics, error
 from edgec.plugins import Registry
-from edgec.target import Artifact, Target
+from edgec.target import Artifact, Target, settled
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
@@ -118,10 +118,14 @@ def check(
     *,
     precision: str | None = None,
     input_shapes: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
     registry: Registry | None = None,
     diagnostics: Diagnostics | None = None,
 ) -> dict[str, Placement]:
-    """Where each node would run, for each target; no SDK is needed. Targets that share a pipeline share its run."""
+    """Where each node would run, for each target; no SDK is needed. Targets that share a pipeline share its run.
+
+    A precision or option that only some of the targets have is for those; one that none has raises EC0102, EC0103.
+    """
     from edgec.graph import Graph
     from edgec.lowering import lower
     from edgec.pipeline import PassContext
@@ -133,32 +137,49 @@ def check(
     out: dict[str, Placement] = {}
     found = [_target(registry, name, notes) for name in targets]
     if precision is not None and found and all(precision not in t.spec().precisions for t in found):
-        offered = ", ".join(dict.fromkeys(p for t in found for p in t.spec().precisions))
+        offered = ", ".join(dict.fromkeys(p for t in found for p in t.spec().choices))
         who = ", ".join(targets)
         raise error("EC0102", f"{who} does not offer precision {precision!r}", hint=f"offered: {offered}")
-    for name, target in zip(targets, found, strict=True):
+    theirs = _shared_options(found, options or {})
+    for name, target, given in zip(targets, found, theirs, strict=True):
         spec = target.spec()
-        chosen = precision if precision is not None and precision in spec.precisions else spec.default_precision
-        key = (repr(target.pipeline(chosen)), spec.static_shapes)
+        asked = precision if precision in spec.precisions else None
+        chosen = settled(target, asked, given)
+        steps = target.prepare(target.pipeline(chosen), chosen, given, None)
+        key = (repr(steps), spec.static_shapes or spec.precisions[chosen].static_shapes)
         if key not in lowered:
             ctx = PassContext(diagnostics=notes)
             lowered[key] = lower(
-                graph, target, chosen, input_shapes=input_shapes, calibrate=False, registry=registry, ctx=ctx
-            )
+                graph, target, chosen, input_shapes=input_shapes, options=given, calibrate=False, registry=registry, ctx=ctx
+            )  # fmt: skip
         out[name] = target.placement(lowered[key].graph, chosen)
-        _lint(graph, target, precision, notes)
+        _lint(graph, target, [chosen] if asked else [chosen, *spec.choices], notes)
     return out
 
 
-def _lint(graph: Graph, target: Target, precision: str | None, notes: Diagnostics) -> None:
-    """What breaks the rules of the target's scheme, where the model has Q/DQ already."""
+def _shared_options(targets: Sequence[Target], options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """For each target those of the options that it has. One that none has is an error, a wrong value too."""
+    known = {o.replace("-", "_") for t in targets for o in t.options}
+    stray = {k: v for k, v in options.items() if k.replace("-", "_") not in known}
+    out: list[Mapping[str, Any]] = []
+    for target in targets:
+        own = {o.replace("-", "_") for o in target.options}
+        given = {k: v for k, v in options.items() if k.replace("-", "_") in own}
+        _check_options(target, {**given, **stray})
+        out.append(given)
+    return out
+
+
+def _lint(graph: Graph, target: Target, precisions: Sequence[str], notes: Diagnostics) -> None:
+    """What breaks the rules of the scheme of the first of `precisions` that has one, where the model has Q/DQ already."""
     from edgec.quantization.findings import summarise
     from edgec.quantization.lint import lint
     from edgec.specs.conditions import Setting
 
     spec = target.spec()
-    for name, offered in spec.precisions.items():
-        if offered.quantization is not None and precision in (None, name):
+    for name in precisions:
+        offered = spec.precisions[name]
+        if offered.quantization is not None:
             setting = Setting(name, spec.platform, graph.opset)
             findings = lint(graph, offered.quantization, setting, newest_opset=spec.opset)
             notes.items.extend(summarise(findings, graph.source))

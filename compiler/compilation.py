@@ -29,7 +29,7 @@ from edgec.report import ArtifactFacts, ModelFacts, Report
 from edgec.samples import Preprocess, Samples, generated_samples
 from edgec.samples.given import given_samples
 from edgec.specs.conditions import Setting
-from edgec.target import Artifact, EmitJob, Target
+from edgec.target import Artifact, EmitJob, Target, settled
 from edgec.verify import FloatModel, verify_artifact
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Compilation:
     def run(self, folder: OutputFolder | None, workdir: Path, worker: Worker | None) -> Compiled:
         """All stages. `worker` is what the target's `warm_up` started."""
         clock, notes, tell = _Clock(), self.diagnostics, self.progress
+        precision = settled(self.target, self.precision, self.options)
         with clock("load"):
             tell("load")
             graph = self._load()
@@ -92,9 +93,9 @@ class Compilation:
         with clock("passes"):
             tell("passes")
             lowered = lower(
-                graph, self.target, self.precision, input_shapes=self.input_shapes, pipeline=self.pipeline, effort=self.effort, accuracy=self.accuracy,
+                graph, self.target, precision, input_shapes=self.input_shapes, pipeline=self.pipeline, effort=self.effort, accuracy=self.accuracy,
                 options=self.options, preprocess=self.preprocess,
-                calibrate=not self.target.quantises(self.precision or self.target.spec().default_precision, self.options),
+                calibrate=not self.target.quantises(precision, self.options),
                 verify=self.verify, instruments=self.instruments, registry=self.registry, ctx=ctx,
             )  # fmt: skip
         if ctx.samples is not None:  # quantising leaves out those that are NaN or infinite within the model

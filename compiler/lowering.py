@@ -12,7 +12,7 @@ from edgec.graph import Graph
 from edgec.pipeline import Instrument, Pass, PassContext, PassManager, PassRecord
 from edgec.plugins import Registry
 from edgec.recipe import Step, build_passes, parse_pipeline, pipeline_text
-from edgec.target import Target
+from edgec.target import Target, settled
 
 if TYPE_CHECKING:
     from edgec.quantization.mixed import Mixed
@@ -56,12 +56,13 @@ def lower(
 ) -> Lowered:
     """Run the target's pipeline on a copy of `graph`; `graph` itself becomes the reference.
 
+    `precision`: as the user asked for it; `Lowered.precision` is the settled one.
     `options`, `preprocess`: the target's options, and how pixels become inputs; a target may have steps for them.
     `accuracy`: what a quantised result must reach; nodes are then kept in higher precision until it does.
     `calibrate`: False leaves out the passes that need calibration data: enough to see who would run each node.
     """
     spec = target.spec()
-    precision, _ = spec.precision(precision)
+    precision = settled(target, precision, options or {})
     ctx.target, ctx.precision = spec, precision
     steps = target.pipeline(precision, effort) if pipeline is None else pipeline
     steps = parse_pipeline(steps) if isinstance(steps, str) else list(steps)
@@ -72,7 +73,7 @@ def lower(
     if not calibrate:
         passes = [p for p in passes if not any(q.needs_calibration for q in p.flat())]
     after = graph.clone()
-    if spec.static_shapes:
+    if spec.static_shapes or spec.precisions[precision].static_shapes:
         from edgec.passes.prepare.freeze_shapes import require_static_inputs
 
         frozen = after

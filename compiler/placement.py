@@ -87,6 +87,8 @@ class Placement:
     """Unit id -> the names of its nodes; the first is the one the kernel is named after."""
     device: str = "the accelerator"
     """What is meant by it, for people: `the CPU` on a target that has nothing else."""
+    other: str = CPU
+    """Who runs what falls back, for people."""
 
     @property
     def on_cpu(self) -> bool:
@@ -116,6 +118,7 @@ class Placement:
             "target": self.target,
             "precision": self.precision,
             "device": self.device,
+            "fallback": self.other,
             "counts": dict(self.counts),
             "mac_share": self.mac_share,
             "macs": self.macs,
@@ -143,7 +146,7 @@ class Placement:
             elif kind == "fallback":
                 report = diagnostics.error if no_fallback else diagnostics.warn
                 verb = "run" if len(nodes) > 1 else "runs"
-                report("EC0402", f"on {self.target} {many} {verb} on the CPU{why}", place, advice)
+                report("EC0402", f"on {self.target} {many} {verb} on {self.other}{why}", place, advice)
             else:
                 diagnostics.note("EC0406", f"where {self.target} runs {many} is not certain{why}", place, advice)
 
@@ -165,7 +168,8 @@ def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Place
 
     precision, how = spec.precision(precision)
     setting = Setting(precision, spec.platform, graph.opset)
-    units = find_units(graph, spec.units, setting)
+    table = spec.table(precision)
+    units = find_units(graph, table.units, setting)
     decisions: dict[ir.Node, Decision] = {}
     placed: dict[ir.Node, NodePlacement] = {}
     holders = graph.holders()
@@ -179,8 +183,8 @@ def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Place
         unit = units.of.get(node)
         kernel = unit.main if unit else node
         if kernel not in decisions:
-            decisions[kernel] = spec.op_table.decide(kernel, setting)
-        placed[node] = _placement(node, unit, decisions[kernel], spec.op_table.decide(node, setting))
+            decisions[kernel] = table.decide(kernel, setting)
+        placed[node] = _placement(node, unit, decisions[kernel], table.decide(node, setting))
     work = {n: macs(n) for n in placed}
     return Placement(
         spec.name,
@@ -190,7 +194,8 @@ def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Place
         sum(work.values()),
         sum(m for n, m in work.items() if placed[n].where == "accelerator"),
         {u.id: tuple(map(_name, (u.main, *(n for n in u.nodes if n is not u.main)))) for u in units},
-        spec.device,
+        how.device or spec.device,
+        how.fallback,
     )
 
 

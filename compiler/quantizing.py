@@ -23,6 +23,7 @@ from edgec.quantization.record import QuantRecord
 from edgec.samples import Arrays, Preprocess, Samples
 from edgec.samples.given import JUDGED_SAMPLES, given_samples
 from edgec.specs.conditions import Setting
+from edgec.target import settled
 
 if TYPE_CHECKING:
     from edgec.quantization.mixed import Mixed
@@ -60,6 +61,7 @@ def quantize(
     effort: Effort = "medium",
     accuracy: Accuracy | None = None,
     options: Mapping[str, Any] | None = None,
+    target_options: Mapping[str, Any] | None = None,
     instruments: Sequence[Instrument] = (),
     registry: Registry | None = None,
     diagnostics: Diagnostics | None = None,
@@ -75,6 +77,7 @@ def quantize(
         effort: "low" is fastest, "high" most accurate.
         accuracy: what the result must reach; nodes stay in float until it does.
         options: options of the pass `quantize` (`edgec passes quantize`): method, keep, scheme, ranges ...
+        target_options: options of the target, which may choose the variant of the precision.
 
     Raises:
         EdgecError: EC0224 the target quantises nothing; and what loading, samples and passes raise.
@@ -86,14 +89,14 @@ def quantize(
     tell("load")
     graph = model.clone() if isinstance(model, Graph) else Graph.load(model, diagnostics=notes)
     chosen = registry.target(target)
-    precision = precision or _quantised_precision(chosen.spec())
+    precision = settled(chosen, precision or _quantised_precision(chosen.spec()), target_options or {})
     shaped = frozen(graph, input_shapes, registry)
     inputs, checked = given_samples(calibration, samples, shaped, preprocess, notes, choosing=bool(accuracy))
     steps = with_options(chosen.pipeline(precision, effort), "quantize", options or {})
     ctx = PassContext(diagnostics=notes, samples=checked, calibration=inputs)
     tell("quantise")
     lowered = lower(
-        graph, chosen, precision, input_shapes=input_shapes, pipeline=steps, accuracy=accuracy,
+        graph, chosen, precision, input_shapes=input_shapes, pipeline=steps, accuracy=accuracy, options=target_options,
         instruments=instruments, registry=registry, ctx=ctx,
     )  # fmt: skip
     notes.raise_if_errors()
@@ -193,8 +196,8 @@ def with_options(steps: Sequence[Step], name: str, options: Mapping[str, Any]) -
 
 
 def _quantised_precision(spec: TargetSpec) -> str:
-    for name, precision in spec.precisions.items():
-        if precision.quantization is not None:
+    for name in spec.choices:
+        if spec.precisions[name].quantization is not None:
             return name
     hint = "a target with a quantisation scheme, such as x86-64; `edgec targets` lists them"
     raise error("EC0224", f"{spec.name} has no precision that edgec quantises for", hint=hint)

@@ -102,10 +102,10 @@ def _placement(report: Report) -> Iterator[Line]:
     if p is None:
         return
     counts = p["counts"]
-    device = p.get("device", "the accelerator")
+    device, other = p.get("device", "the accelerator"), p.get("fallback", CPU)
     text = f"Placement: {counts['accelerator']:,} nodes on {device}"
     if device != CPU:
-        text += f", {counts['fallback']:,} on the CPU" if counts["fallback"] else ", none on the CPU"
+        text += f", {counts['fallback']:,} on {other}" if counts["fallback"] else f", none on {other}"
     if counts["impossible"]:
         text += f", {counts['impossible']:,} impossible"
     if p.get("macs"):
@@ -114,7 +114,7 @@ def _placement(report: Report) -> Iterator[Line]:
     by_name = {n["node"]: n for n in p["nodes"]}
     islands = p["islands"]
     for island in islands[:_SHOWN]:
-        yield from _island(island, by_name)
+        yield from _island(island, by_name, other)
     if len(islands) > _SHOWN:
         yield "warning", f"  and {len(islands) - _SHOWN} more islands (report.json has all)"
     for n in [n for n in p["nodes"] if n["where"] == "impossible"][:_SHOWN]:
@@ -125,11 +125,11 @@ def _placement(report: Report) -> Iterator[Line]:
         yield "warning", f"  and {len(report.differences) - _SHOWN} more differences"
 
 
-def _island(island: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]) -> Iterator[Line]:
+def _island(island: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]], other: str) -> Iterator[Line]:
     nodes = [by_name[n] for n in island["nodes"] if n in by_name]
     ops = ", ".join(_some([f"{n['op']} {n['node']}" for n in nodes], 3))
     moved = f"; {size(island['bytes'])} cross to and from it" if island["bytes"] else ""
-    yield "warning", f"  on the CPU: {ops}{moved}"
+    yield "warning", f"  on {other}: {ops}{moved}"
     for reason in list(dict.fromkeys(n["reason"] for n in nodes if n.get("reason")))[:3]:
         yield "dim", f"    why: {reason}"
     for rewrite in dict.fromkeys(n["rewrite"] for n in nodes if n.get("rewrite")):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from edgec.diagnostics import Diagnostics
+from edgec.diagnostics import Diagnostics, error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,6 +133,15 @@ class Target(ABC):
 
         return builtin_target(self.name)
 
+    def settle(self, precision: str, options: Mapping[str, Any]) -> str:
+        """The variant of `precision` that the user's options lead to; by default `precision` itself.
+
+        A variant is a precision of the spec with `variant_of`: users ask for `int8`, and with `--dla` the pipeline,
+        scheme, op table and device of `int8-dla` are meant. `precision` is never a variant itself. Everything after
+        the call, the report and the manifest included, knows the settled name only. Callers use `settled`.
+        """
+        return precision
+
     def pipeline(self, precision: str, effort: Effort = "medium") -> Sequence[Step]:
         """The steps that prepare a graph for this target at `precision`."""
         return self.spec().pipeline(precision, effort)
@@ -148,7 +157,7 @@ class Target(ABC):
         return False
 
     def placement(self, graph: Graph, precision: str) -> Placement:
-        """Who runs each node, and why: by the op table of the spec."""
+        """Who runs each node, and why: by the op table of the spec. `precision` is settled."""
         from edgec.placement import place
 
         return place(graph, self.spec(), precision)
@@ -173,3 +182,21 @@ class Target(ABC):
         `job` is the one `emit` had: a runtime that must not be imported here runs through `job.toolchains`.
         """
         return None
+
+
+def settled(target: Target, precision: str | None, options: Mapping[str, Any]) -> str:
+    """The precision a compilation runs at: the one asked for (None: the default), or its variant by the options.
+
+    The name of a variant is taken too where the options lead to it: settling twice changes nothing, and what a
+    manifest says can be asked for again.
+
+    Raises:
+        EdgecError: EC0403 the target does not offer it, or these options do not lead to it.
+    """
+    spec = target.spec()
+    name, how = spec.precision(precision)
+    chosen, _ = spec.precision(target.settle(how.variant_of or name, options))
+    if how.variant_of is not None and chosen != name:
+        what = f"{target.name} has precision {name!r} only where its options ask for it"
+        raise error("EC0403", what, hint=f"ask for {how.variant_of!r}; `edgec targets {target.name}` lists the options")
+    return chosen

@@ -71,6 +71,16 @@ class Precision(Model):
     quantization: Scheme | None = Field(
         None, description="a quantisation scheme's name, or a scheme written out: what Q/DQ the target reads"
     )
+    variant_of: Text | None = Field(
+        None,
+        description="the precision users ask for, where the target's options make this one of it: no choice of its own",
+    )
+    op_table: OpTable | None = Field(
+        None, description="who runs the nodes at this precision, where that is not the target's op table"
+    )
+    device: Text | None = Field(None, description="what runs the nodes at this precision, where that is not `device`")
+    fallback: Text = Field("the CPU", description="who runs what the device does not, for people")
+    static_shapes: bool = Field(False, description="whether every dimension must be a number at this precision")
     evidence: Text
 
 
@@ -112,11 +122,26 @@ class TargetSpec(Model):
         both = sorted(set(self.precisions) & set(self.unavailable))
         if both:
             raise ValueError(f"{both} cannot be offered and unavailable at once")
+        for name, precision in self.precisions.items():
+            base = self.precisions.get(precision.variant_of or name)
+            if base is None or base.variant_of is not None:
+                raise ValueError(f"precision {name!r} is a variant of {precision.variant_of!r}, which is not offered")
+        if self.precisions[self.default_precision].variant_of is not None:
+            raise ValueError(f"default_precision {self.default_precision!r} is one that only options lead to")
         return self
 
     @property
+    def choices(self) -> list[str]:
+        """The precisions a user may ask for: all but those that only options lead to."""
+        return [name for name, precision in self.precisions.items() if precision.variant_of is None]
+
+    def table(self, precision: str) -> OpTable:
+        """Who runs the nodes at a precision."""
+        return self.precisions[precision].op_table or self.op_table
+
+    @property
     def units(self) -> tuple[UnitSpec, ...]:
-        """The fused units of the device's compiler."""
+        """The fused units of the device's compiler; a precision with an op table of its own has that table's."""
         return self.op_table.units
 
     def precision(self, name: str | None = None) -> tuple[str, Precision]:
@@ -128,10 +153,10 @@ class TargetSpec(Model):
         name = name or self.default_precision
         if name in self.precisions:
             return name, self.precisions[name]
-        offered = f"{self.name} offers {', '.join(self.precisions)}"
+        offered = f"{self.name} offers {', '.join(self.choices)}"
         why = self.unavailable.get(name)
         message = f"{self.name} has no precision {name!r}" + (f": {why}" if why else "")
-        raise error("EC0403", message, hint=offered if why else did_you_mean(name, list(self.precisions), offered))
+        raise error("EC0403", message, hint=offered if why else did_you_mean(name, self.choices, offered))
 
     def pipeline(self, precision: str | None = None, effort: Effort = "medium") -> list[str | Mapping[str, Any]]:
         """The steps that prepare a graph for this target at a precision (by default the default one).
@@ -157,6 +182,7 @@ _KINDS: Mapping[str, yaml_file.Kind] = {
             ("precisions", "*", "pipeline"): "pipeline",
             ("precisions", "*", "efforts", "*"): "pipeline",
             ("precisions", "*", "quantization"): "scheme",
+            ("precisions", "*", "op_table"): "op table",
         },
     ),
     "op table": yaml_file.Kind(folders=("ops",), rows=frozenset({"ops"}), prepare=lambda doc: _spread_evidence(doc)),

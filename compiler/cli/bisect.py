@@ -18,6 +18,7 @@ def bisect_command(
     model: o.Model,
     target: Annotated[str | None, typer.Option("--target", "-t", help="Use this target's pipeline.")] = None,
     precision: o.Precision = None,
+    option: o.TargetOptions = None,
     pipeline: o.PipelineText = None,
     input_shape: o.InputShape = None,
     samples: o.SamplesOption = None,
@@ -39,6 +40,7 @@ def bisect_command(
     from edgec.plugins import Registry
     from edgec.recipe import build_passes, parse_pipeline
     from edgec.specs.schema import builtin_pipeline
+    from edgec.target import settled
 
     if pipeline is not None and target is not None:
         raise typer.BadParameter("give --pipeline or --target, not both", param_hint="--pipeline")
@@ -50,7 +52,7 @@ def bisect_command(
     if target is not None:
         chosen = registry.target(target)
         ctx.target = chosen.spec()
-        ctx.precision = precision or ctx.target.default_precision
+        ctx.precision = settled(chosen, precision, o.target_options(option))
         steps = list(chosen.pipeline(ctx.precision))
     else:
         steps = list(builtin_pipeline("float").steps if pipeline is None else parse_pipeline(pipeline))

@@ -27,6 +27,7 @@ def check(
     ] = None,
     all_targets: Annotated[bool, typer.Option("--all-targets", help="Every target that is installed.")] = False,
     precision: o.Precision = None,
+    option: o.TargetOptions = None,
     input_shape: o.InputShape = None,
     no_fallback: o.NoFallback = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="List every node.")] = False,
@@ -49,13 +50,14 @@ def check(
     found.items.extend(registry.diagnostics)
     if bool(target) == all_targets:
         raise typer.BadParameter("give --target NAME (several if you like), or --all-targets", param_hint="--target")
+    options = o.target_options(option)
     names = list(registry.targets()) if all_targets else list(dict.fromkeys(target or ()))
     graph = Graph.load(model, diagnostics=found)
     placed: dict[str, Placement] = {}
     failed: dict[str, EdgecError] = {}
     for name in names:
         try:
-            given: dict[str, Any] = {"precision": precision, "input_shapes": input_shape or ()}
+            given: dict[str, Any] = {"precision": precision, "input_shapes": input_shape or (), "options": options}
             placed |= api.check(graph, [name], registry=registry, diagnostics=found, **given)
         except EdgecError as e:
             if len(names) == 1:
@@ -94,7 +96,9 @@ def _one(p: Placement, console: Console, nodes: bool) -> None:
     counts = p.counts
     console.line(f"{p.target}, {p.precision}", "title")
     where = (
-        f"CPU {counts['accelerator']}" if p.on_cpu else f"accelerator {counts['accelerator']}, CPU {counts['fallback']}"
+        f"CPU {counts['accelerator']}"
+        if p.on_cpu
+        else f"{_short(p.device)} {counts['accelerator']}, {_short(p.other)} {counts['fallback']}"
     )
     console.line(f"  {where}, impossible {counts['impossible']}")
     if p.macs:
@@ -102,10 +106,14 @@ def _one(p: Placement, console: Console, nodes: bool) -> None:
     if p.islands:
         from edgec.summary import size
 
-        console.line(f"  {len(p.islands)} islands on the CPU; {size(p.boundary_bytes)} cross to and from them")
+        console.line(f"  {len(p.islands)} islands on {p.other}; {size(p.boundary_bytes)} cross to and from them")
     if nodes:
         rows = [(n.where, n.op, n.node, n.unit or "", n.reason or "") for n in p.nodes]
         console.table(("where", "op", "node", "unit", "why"), rows)
+
+
+def _short(device: str) -> str:
+    return device.removeprefix("the ")
 
 
 def _table(names: list[str], placed: dict[str, Placement], failed: dict[str, Any], console: Console) -> None:
@@ -121,6 +129,8 @@ def _table(names: list[str], placed: dict[str, Placement], failed: dict[str, Any
         )
         share = f"{p.mac_share:.1%}" if p.macs else ""
         device, cpu = ("", str(c["accelerator"])) if p.on_cpu else (str(c["accelerator"]), str(c["fallback"]))
+        if p.other != "the CPU" and c["fallback"]:
+            cpu = f"{cpu} on {p.other}"
         why = (off[0] if len(off[0]) < 70 else off[0][:69] + "…") if off else ""
         more = f" (and {len(off) - 1} more)" if len(off) > 1 else ""
         rows.append((name, p.precision, device, cpu, str(c["impossible"]), share, why + more))

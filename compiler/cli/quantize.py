@@ -27,6 +27,7 @@ def quantize(
     calib: o.Calib = None,
     target: Annotated[str, typer.Option("--target", "-t", help="Whose scheme; `edgec targets`.")] = "x86-64",
     precision: o.Precision = None,
+    option: o.TargetOptions = None,
     scheme: Annotated[
         str | None, typer.Option("--scheme", metavar="NAME", help="A scheme of edgec's, instead of the target's.")
     ] = None,
@@ -102,7 +103,7 @@ def quantize(
                 model, target=target, precision=precision, calibration=calib, samples=samples, preprocess=pre,
                 input_shapes=input_shape or (), effort=effort, diagnostics=found, progress=tell,
                 accuracy=o.accuracy(min_sqnr, min_agreement, max_drop, metric, max_kept),
-                options={k: v for k, v in given.items() if v is not None},
+                options={k: v for k, v in given.items() if v is not None}, target_options=o.target_options(option),
             )  # fmt: skip
     except BaseException as e:
         raised = {*getattr(e, "diagnostics", ())}

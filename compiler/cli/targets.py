@@ -11,7 +11,7 @@ from edgec.cli.app import single
 from edgec.cli.console import Console
 
 if TYPE_CHECKING:
-    from edgec.specs.schema import TargetSpec
+    from edgec.specs.schema import OpTable, TargetSpec
     from edgec.target import Target
 
 app = single()
@@ -65,9 +65,9 @@ def _list(registry: Any, console: Console) -> int:
             data.append({"name": name, "plugin": found.plugin(name), "error": [d.to_json() for d in e.diagnostics]})
             continue
         sdk = f"{spec.toolchain.name} {spec.toolchain.version}" if spec.toolchain is not None else "none needed"
-        rows.append((name, spec.vendor, ", ".join(spec.precisions), sdk, spec.description))
+        rows.append((name, spec.vendor, ", ".join(spec.choices), sdk, spec.description))
         entry = {"name": name, "vendor": spec.vendor, "description": spec.description, "plugin": found.plugin(name)}
-        entry |= {"precisions": [*spec.precisions], "default_precision": spec.default_precision, "toolchain": sdk}
+        entry |= {"precisions": spec.choices, "default_precision": spec.default_precision, "toolchain": sdk}
         data.append(entry)
     console.table(("target", "vendor", "precisions", "toolchain", "description"), rows)
     console.data(data)
@@ -85,6 +85,10 @@ def _detail(target: Target, spec: TargetSpec, plugin: str, console: Console) -> 
     for name, p in spec.precisions.items():
         default = " (default)" if name == spec.default_precision else ""
         calibration = "; needs calibration data" if p.calibration else ""
+        if p.variant_of is not None:
+            where = f" on {p.device}" if p.device is not None else ""
+            console.line(f"    {p.variant_of} by options{where}: {name}{calibration}", "dim")
+            continue
         console.line(f"  {name}{default}: weights {p.weights}, activations {p.activations}{calibration}")
     for name, why in spec.unavailable.items():
         console.line(f"  {name}: not offered: {why}", "dim")
@@ -100,7 +104,12 @@ def _detail(target: Target, spec: TargetSpec, plugin: str, console: Console) -> 
 
 
 def _ops(spec: TargetSpec, console: Console) -> None:
-    table = spec.op_table
+    tables = {t.name: t for t in (spec.op_table, *(p.op_table for p in spec.precisions.values())) if t is not None}
+    for table in tables.values():
+        _table(table, console)
+
+
+def _table(table: OpTable, console: Console) -> None:
     console.line(f"op table {table.name}: {table.description}", "heading")
     rows = []
     for op, row in sorted(table.ops.items()):
@@ -110,9 +119,9 @@ def _ops(spec: TargetSpec, console: Console) -> None:
             rows.append(("", case.run, f"if {when}", case.reason or "", case.evidence or row.evidence or ""))
     rows.append(("(any other)", table.unlisted.run, "", table.unlisted.reason or "", table.unlisted.evidence or ""))
     console.table(("op", "runs on", "condition", "why", "evidence"), rows)
-    if spec.units:
+    if table.units:
         console.line("fused units", "heading")
-        console.table(("unit", "pattern", "evidence"), [(u.name, u.pattern, u.evidence) for u in spec.units])
+        console.table(("unit", "pattern", "evidence"), [(u.name, u.pattern, u.evidence) for u in table.units])
 
 
 def _condition(value: Any) -> str:
