@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgec.graph import Graph, constant, ir
+from edgec.plugin_ops import disguise, infer_plugin
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +37,9 @@ def skeleton(graph: Graph) -> Iterator[onnx.ModelProto]:
         del g.initializers[v.name]
     g.inputs.extend(v for v in large if v not in inputs)
     try:
-        yield ir.to_proto(graph.model)
+        proto = ir.to_proto(graph.model)
+        disguise(proto)
+        yield proto
     finally:
         g.inputs.clear()
         g.inputs.extend(inputs)
@@ -49,8 +52,21 @@ def infer_shapes(graph: Graph) -> bool:
     """Fill in what ONNX's inference can tell of every value, data propagation included. Returns whether anything is new.
 
     A shape that was known stays unless inference knows more dimensions. What inference finds contradictory is left as
-    the model declares it; `Graph.verify` reports it.
+    the model declares it; `Graph.verify` reports it. Behind plugin nodes it goes on with what specs/plugins says of them.
     """
+    changed = _infer(graph)
+    while any([infer_plugin(n) for n in graph.nodes() if _may_be_plugin(n)]):  # a list: all of them, each round
+        _infer(graph)
+        changed = True
+    return changed
+
+
+def _may_be_plugin(node: ir.Node) -> bool:
+    """Whether looking into the tables is worth it: an op without a type for what it puts out."""
+    return any(v.type is None or v.shape is None or not v.shape.is_static() for v in node.outputs)
+
+
+def _infer(graph: Graph) -> bool:
     import onnx
 
     with skeleton(graph) as proto:
@@ -112,6 +128,7 @@ def infer_node(node: ir.Node, opset: int) -> None:
     import onnx
 
     if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, ""):
+        infer_plugin(node)
         return
     inputs: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
