@@ -55,7 +55,7 @@ def infer_shapes(graph: Graph) -> bool:
     the model declares it; `Graph.verify` reports it. Behind plugin nodes it goes on with what specs/plugins says of them.
     """
     changed = _infer(graph)
-    while any([infer_plugin(n) for n in graph.nodes() if _may_be_plugin(n)]):  # a list: all of them, each round
+    while sum(infer_plugin(n) for n in graph.nodes() if _may_be_plugin(n)):  # all of them, each round
         _infer(graph)
         changed = True
     return changed

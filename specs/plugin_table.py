@@ -40,7 +40,7 @@ class PluginOp(Model):
 
     inputs: tuple[int, int] = Field(description="least and most")
     required: tuple[Text, ...] = ()
-    defaults: dict[Text, JsonValue] = {}
+    defaults: dict[Text, JsonValue] = Field({})
     outputs: tuple[PluginOutput, ...]
     evidence: Text
 
