@@ -106,7 +106,7 @@ class Compilation:
             notes.raise_if_errors()
         job = EmitJob(
             lowered.precision, workdir, self.toolchains, notes, calibration, checked, self.options, tell, worker,
-            ctx.quantization or None, self.preprocess, graph.source,
+            ctx.quantization or None, self.preprocess, graph.source, lowered.reference,
         )  # fmt: skip
         with FloatModel(lowered.reference, lowered.graph, checked) as float_model:
             with clock("emit"):

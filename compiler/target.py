@@ -89,6 +89,8 @@ class EmitJob:
     """How pixels become what the model takes, where the user said so."""
     source: str | None = None
     """The model's file, where it came from one."""
+    reference: Graph | None = None
+    """The model as loaded: what the artifact is compared with. Clone it before you run it."""
 
     @property
     def logs(self) -> Path:
