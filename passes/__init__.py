@@ -97,4 +97,7 @@ _LEGALIZE: dict[str, str] = {
     "lower-opset": "LowerOpset",
     "expand-composites": "ExpandComposites",
     "expand-definitions": "ExpandDefinitions",
+    "attach-nms": "AttachNms",
+    "detach-nms": "DetachNms",
+    "plugin-reference": "PluginReference",
 }
