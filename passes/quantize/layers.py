@@ -37,6 +37,8 @@ class Layer:
     dequantize: ir.Node
     narrow: bool = False
     """Whether the lowest integer stays unused."""
+    float_bias: bool = False
+    """Whether the scheme wants biases in float."""
 
     @property
     def name(self) -> str:
@@ -198,7 +200,7 @@ class Layer:
     def set_bias(self, bias: Vector, graph: Graph) -> bool:
         """Give the layer this bias, in the type of the one it has. Returns whether anything changed.
 
-        One without a bias gets one: int32 where its input is stored in integers, float otherwise.
+        One without a bias gets one: int32 where the scheme has such biases and its input is stored in integers, else float.
         """
         value = self.node.inputs[2] if len(self.node.inputs) > 2 else None
         if value is None:
@@ -237,7 +239,7 @@ class Layer:
             self.node.resize_inputs(3)
         name = f"{(_given(self.reference, 1).name or self.name)}.bias"
         x_dq = _dequantized(self.x, activation=True)
-        if x_dq is None or self.params.block is not None:
+        if self.float_bias or x_dq is None or self.params.block is not None:
             dtype = self.float_weight().dtype
             self.node.replace_input_with(2, _initializer(graph, name, bias.astype(dtype)))
             return True
@@ -273,7 +275,7 @@ def find_layers(graph: Graph, record: QuantRecord) -> list[Layer]:
         if node.op_type in ("Gemm", "MatMul") and len(_given(dq, 0).shape or ()) != 2:
             continue
         stored = record.weights.get(_given(dq, 0).name or "")
-        found.append(Layer(node, twin, dq, stored is not None and stored[1].narrow))
+        found.append(Layer(node, twin, dq, stored is not None and stored[1].narrow, record.scheme.bias == "float"))
     return found
 
 

@@ -62,11 +62,11 @@ def _samples(count: int, seed: int) -> Samples:
     return Samples(lambda: iter(data), describe="made up", count=count)
 
 
-def _quantized(bits: int = 4) -> tuple[Graph, Graph, PassContext]:
+def _quantized(bits: int = 4, scheme: str = "onnxruntime-int8") -> tuple[Graph, Graph, PassContext]:
     """The float net and a form of it whose weights are rounded coarsely: what correction is for."""
     graph = _net()
     quantized, ctx = graph.clone(), PassContext(precision="int8", calibration=_samples(40, 1))
-    Quantize(scheme="onnxruntime-int8").run(quantized, ctx)
+    Quantize(scheme=scheme).run(quantized, ctx)
     assert ctx.quantization is not None
     for layer in find_layers(quantized, ctx.quantization):
         step = 2 ** (8 - bits)
@@ -142,6 +142,16 @@ def test_a_layer_without_bias_gets_one_in_int32() -> None:
     x_dq, w_dq = node.inputs[0].producer(), node.inputs[1].producer()  # type: ignore[union-attr]
     want = np.asarray(constant(x_dq.inputs[1])) * np.asarray(constant(w_dq.inputs[1]))
     np.testing.assert_allclose(np.asarray(constant(dq.inputs[1])), want, rtol=1e-6)
+
+
+def test_it_gets_one_in_float_where_the_scheme_has_float_biases() -> None:
+    _, quantized, ctx = _quantized(scheme="tensorrt-int8")
+    CorrectBias().run(quantized, ctx)
+    node = next(n for n in quantized.nodes() if n.outputs[0].name == "c3")
+    bias = node.inputs[2]
+    assert bias is not None
+    assert bias.producer() is None
+    assert np.asarray(constant(bias)).dtype == np.float32
 
 
 def test_round_weights_beats_rounding_to_nearest() -> None:
