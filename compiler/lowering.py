@@ -29,7 +29,7 @@ class Lowered:
     target: Target
     precision: str
     reference: Graph
-    """The model as loaded: what everything is compared with."""
+    """The model as loaded, with the outputs the passes give it: what everything is compared with."""
     graph: Graph
     records: Sequence[PassRecord]
     pipeline: str
@@ -84,7 +84,18 @@ def lower(
     manager = PassManager(passes, instruments, verify)
     manager.check(after.facts)
     with blaming(lambda: graph):
+        graph = _with_outputs_of(passes, graph)
         return _run(graph, after, target, precision, passes, manager, accuracy, ctx)
+
+
+def _with_outputs_of(passes: Sequence[Pass], graph: Graph) -> Graph:
+    """The reference: `graph`, or a copy taken through the passes that give the model other outputs, and through no others."""
+    changing = [q for p in passes for q in p.flat() if q.changes_interface]
+    if not changing:
+        return graph
+    copy = graph.clone()
+    PassManager(changing).run(copy, PassContext())
+    return copy
 
 
 def _run(

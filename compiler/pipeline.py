@@ -65,9 +65,14 @@ class Pass(ABC):
     invalidates: ClassVar[frozenset[str]] = frozenset()  # facts it may break
     needs_calibration: ClassVar[bool] = False  # whether it runs the model on `ctx.calibration`
 
+    @property
+    def changes_interface(self) -> bool:
+        """Whether the model may have other outputs afterwards. What it is compared with is then taken through this pass too."""
+        return False
+
     @abstractmethod
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
-        """Change the graph in place; leave it valid. Inputs and outputs keep names and types."""
+        """Change the graph in place; leave it valid. Inputs keep names and types; outputs too, unless `changes_interface`."""
 
     def options(self) -> dict[str, Any]:
         """The options that differ from their defaults."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 STAND_IN = "trt.plugins"
 """The domain plugin nodes of the default domain get in front of onnx's checker, which refuses names it does not know there."""
 
+REFERENCE = "plugin-reference"
+"""The pass that writes plugin nodes in ONNX ops."""
+
 
 def plugin_op(node: ir.Node) -> PluginOp | None:
     """The table's row for a node, whatever its domain, unless ONNX itself has an op of that name there."""
@@ -34,6 +37,21 @@ def is_plugin(node: ir.Node) -> bool:
 def plugin_nodes(graph: Graph) -> list[ir.Node]:
     """All plugin nodes of a graph, in execution order."""
     return [n for n in graph.nodes() if is_plugin(n)]
+
+
+def runnable(graph: Graph) -> Graph:
+    """What of a graph runs without the vendor's runtime: a copy in which plugin nodes are standard ops, where there is a
+    reference for them; the graph itself where it has no plugin nodes.
+    """
+    if not plugin_nodes(graph):
+        return graph
+    from edgec.pipeline import PassContext, PassManager
+    from edgec.plugins import Registry
+    from edgec.recipe import build_passes
+
+    copy = graph.clone()
+    PassManager(build_passes([REFERENCE], Registry().passes())).run(copy, PassContext())
+    return copy
 
 
 def _unknown(op_type: str, domain: str) -> bool:

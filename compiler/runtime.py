@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgec.diagnostics import EdgecError, Location, error
 from edgec.graph import INLINE_LIMIT, Graph, ir
+from edgec.plugin_ops import runnable
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -35,6 +36,8 @@ class Session:
     `fallback`: what ONNX Runtime cannot load runs on ONNX's reference evaluator (slow); `describe` says so.
     `lean`: nodes run in the order of the graph, and memory is taken and given back value by value instead of planned as
     one block: less of both where many outputs hang on inner values.
+
+    Plugin nodes of a graph run as their reference in ONNX ops, where edgec has one.
 
     Weights: copied once, by ONNX Runtime. Above 1.9 GB they go through a temporary folder and stay on disk,
     memory-mapped. `names` are the outputs `run` returns, in order.
@@ -74,7 +77,7 @@ class Session:
         held: list[Any] = []  # arrays ONNX Runtime reads while it loads
         payload: str | bytes
         if isinstance(model, Graph):
-            model = _with_outputs(model, all_values)
+            model = _with_outputs(runnable(model), all_values)
             payload, held = self._payload(model, options)
         else:
             payload = model if isinstance(model, bytes) else os.fspath(model)

@@ -52,7 +52,11 @@ class AttachNms(Pass):
 
     name: ClassVar[str] = "attach-nms"
     contract: ClassVar[Contract] = "lossy"
-    changes_interface: ClassVar[bool] = True
+
+    @property
+    def changes_interface(self) -> bool:
+        """Always."""
+        return True
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         self._check(graph)

@@ -22,13 +22,14 @@ from edgec.passes.legalize.plugin_shapes import count, product, stack_shape, uns
 from edgec.passes.prepare.upgrade_opset import UpgradeOpset
 from edgec.pattern import Match, P, rest
 from edgec.pipeline import Contract, Pass, PassContext, PassResult, rewrite_result
-from edgec.plugin_ops import plugin_nodes
+from edgec.plugin_ops import plugin_nodes, runnable
 from edgec.rewrite import Reject, Result, Rewriter, Rule, RuleSet, rule
 
 CANDIDATES = 4096
 """Scores of one image that take part (numSelectedBoxes of the plugin's parameters)."""
 
-OLDEST_OPSET = 13
+OLDEST_OPSET = 16
+"""Models of older ones are brought to the IR's: the reference needs ops and attributes they do not have."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class PluginReference(Pass):
         found = plugin_nodes(graph)
         if not found:
             return PassResult(False)
+        if graph.opset < OLDEST_OPSET:
+            UpgradeOpset().run(graph, ctx)
         infer_shapes(graph)
         rules = [r for domain in sorted({n.domain for n in found}) for r in _rules(domain)]
         return rewrite_result(RuleSet(rules).apply(graph), ctx)
@@ -51,13 +54,7 @@ def to_reference(graph: Graph) -> Graph:
     """A copy of `graph` in which plugin nodes are standard ops, where edgec has a reference; `graph` itself where it has no
     plugin nodes. `plugin_ops.plugin_nodes` of the result are those without.
     """
-    if not plugin_nodes(graph):
-        return graph
-    copy = graph.clone()
-    if copy.opset < OLDEST_OPSET:
-        UpgradeOpset().run(copy, PassContext())
-    PluginReference().run(copy, PassContext())
-    return copy
+    return runnable(graph)
 
 
 def _rules(domain: str) -> list[Rule]:
@@ -76,8 +73,6 @@ def _number(node: ir.Node, name: str, default: float | None = None) -> float:
 
 def _efficient_nms(m: Match, rw: Rewriter) -> Result:
     node = m.root
-    if rw.opset < OLDEST_OPSET:
-        return Reject(f"the reference needs opset {OLDEST_OPSET}: upgrade-opset goes before")
     try:
         threshold, iou = _number(node, "score_threshold"), _number(node, "iou_threshold")
         most, background = int(_number(node, "max_output_boxes")), int(_number(node, "background_class", -1))
@@ -196,8 +191,6 @@ def _roi_align(m: Match, rw: Rewriter) -> Result:
     inputs = [v for v in node.inputs if v is not None]
     if len(inputs) != 3 or len(node.outputs) != 1:
         return Reject("three inputs and one output are what the plugin has")
-    if rw.opset < 16:
-        return Reject("RoiAlign has coordinate_transformation_mode from opset 16 on")
     attrs = {
         "coordinate_transformation_mode": "half_pixel" if _number(node, "coordinate_transformation_mode", 1) else "output_half_pixel",
         "mode": "avg" if _number(node, "mode", 1) else "max",
