@@ -24,12 +24,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import tensorrt_rtx as trt
 from onnx import helper, numpy_helper, parser
 
 X = "float[1,4,8,8]"
 OWN: dict[str, str] = {
-    "conv_1d": f"float[1,4,8] x, float[4,4,3] w => float[1,4,6] y = Conv(x, w)",
+    "conv_1d": "float[1,4,8] x, float[4,4,3] w => float[1,4,6] y = Conv(x, w)",
     "conv_2d": f"{X} x, float[4,4,3,3] w => float[1,4,6,6] y = Conv(x, w)",
     "conv_3d": "float[1,4,8,8,8] x, float[4,4,3,3,3] w => float[1,4,6,6,6] y = Conv(x, w)",
     "conv_4d": "float[1,2,4,4,4,4] x, float[2,2,1,1,1,1] w => float[1,2,4,4,4,4] y = Conv(x, w)",
@@ -172,6 +171,9 @@ def with_constants(case: Case) -> Any | None:
 
 class Sweep:
     def __init__(self) -> None:
+        import tensorrt_rtx as trt
+
+        self.trt = trt
         self.logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
         self.builder = trt.Builder(self.logger)
         self.builder.max_threads = 1
@@ -179,13 +181,13 @@ class Sweep:
     def verdict(self, model: Any) -> tuple[str, str]:
         """`ok`, `build` or `no`, and what was said."""
         network = self.builder.create_network(0)
-        reader = trt.OnnxParser(network, self.logger)
+        reader = self.trt.OnnxParser(network, self.logger)
         if not reader.parse(model.SerializeToString()):
             said = reader.get_error(0).desc() if reader.num_errors else "refused without a word"
             return "no", " ".join(said.split("\n")[0].split())[:160]
         config = self.builder.create_builder_config()
         config.num_compute_capabilities = 1
-        config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+        config.set_compute_capability(self.trt.ComputeCapability.SM86, 0)
         profile, free = self.builder.create_optimization_profile(), False
         for i in range(network.num_inputs):
             tensor = network.get_input(i)
@@ -228,7 +230,9 @@ def main() -> int:
             fixed = with_constants(case)
             constant, why_constant = sweep.verdict(fixed) if fixed is not None else ("", "")
             op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-            rows.append([case.name, op, opset, types(case.model), dynamic, constant, why_constant if constant == "no" else why])
+            rows.append(
+                [case.name, op, opset, types(case.model), dynamic, constant, why_constant if constant == "no" else why]
+            )
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(["case", "op", "opset", "types", "dynamic", "constant", "message"])
     out.writerows(rows)

@@ -34,39 +34,76 @@ SOURCES = {
 SINCE: Mapping[str, str] = {
     # Importers of release/8.5-GA; what came later has its release behind it.
     **dict.fromkeys(
-        """Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
-        Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal
-        Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm GlobalAveragePool GlobalLpPool
-        GlobalMaxPool Greater GreaterOrEqual GridSample HardSigmoid HardSwish Identity If InstanceNormalization IsNaN LRN LSTM
-        LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool MatMul Max MaxPool Mean
-        MeanVarianceNormalization Min Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or PRelu Pad Pow QuantizeLinear RNN
-        RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
-        ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
-        ReverseSequence RoiAlign Round Scan ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice
-        Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu
-        Unsqueeze Upsample Where Xor""".split(),
+        ["Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Celu", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "Cosh", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Einsum", "Elu", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "GRU", "Gather", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "GridSample", "HardSigmoid", "HardSwish", "Identity", "If", "InstanceNormalization", "IsNaN", "LRN", "LSTM", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "Loop", "LpNormalization", "LpPool", "MatMul", "Max", "MaxPool", "Mean", "MeanVarianceNormalization", "Min", "Mod", "Mul", "Neg", "NonMaxSuppression", "NonZero", "Not", "OneHot", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear", "RNN", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "ReverseSequence", "RoiAlign", "Round", "Scan", "Scatter", "ScatterElements", "ScatterND", "Selu", "Shape", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Upsample", "Where", "Xor"],
         "8.5",
     ),
-    **dict.fromkeys("GroupNormalization IsInf LayerNormalization".split(), "8.6"),
-    **dict.fromkeys("CastLike Gelu Hardmax Mish".split(), "10.0"),
+    **dict.fromkeys(["GroupNormalization", "IsInf", "LayerNormalization"], "8.6"),
+    **dict.fromkeys(["CastLike", "Gelu", "Hardmax", "Mish"], "10.0"),
     "DeformConv": "10.1",
-    **dict.fromkeys("BlackmanWindow HammingWindow HannWindow".split(), "10.4"),
+    **dict.fromkeys(["BlackmanWindow", "HammingWindow", "HannWindow"], "10.4"),
     "STFT": "10.5",
     "Attention": "10.14",
-    **dict.fromkeys("RMSNormalization RotaryEmbedding TensorScatter".split(), "10.15"),
+    **dict.fromkeys(["RMSNormalization", "RotaryEmbedding", "TensorScatter"], "10.15"),
 }  # fmt: skip
-REFUSED = """AffineGrid Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im Compress
-    ConcatFromSequence ConvInteger CumProd DFT Det DynamicQuantizeLinear ImageDecoder MatMulInteger MaxRoiPool MaxUnpool
-    MelWeightMatrix Multinomial NegativeLogLikelihoodLoss Optional OptionalGetElement OptionalHasElement QLinearConv
-    QLinearMatMul RegexFullMatch SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength
-    SequenceMap SoftmaxCrossEntropyLoss SplitToSequence StringConcat StringNormalizer StringSplit SwiGLU Swish
-    TfIdfVectorizer Unique""".split()
+REFUSED = [
+    "AffineGrid",
+    "Bernoulli",
+    "BitCast",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
+    "CenterCropPad",
+    "Col2Im",
+    "Compress",
+    "ConcatFromSequence",
+    "ConvInteger",
+    "CumProd",
+    "DFT",
+    "Det",
+    "DynamicQuantizeLinear",
+    "ImageDecoder",
+    "MatMulInteger",
+    "MaxRoiPool",
+    "MaxUnpool",
+    "MelWeightMatrix",
+    "Multinomial",
+    "NegativeLogLikelihoodLoss",
+    "Optional",
+    "OptionalGetElement",
+    "OptionalHasElement",
+    "QLinearConv",
+    "QLinearMatMul",
+    "RegexFullMatch",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceLength",
+    "SequenceMap",
+    "SoftmaxCrossEntropyLoss",
+    "SplitToSequence",
+    "StringConcat",
+    "StringNormalizer",
+    "StringSplit",
+    "SwiGLU",
+    "Swish",
+    "TfIdfVectorizer",
+    "Unique",
+]
 """What no TensorRT up to 10.15 imports. Swish is in TensorRT-RTX 1.7.1."""
-PLUGINS = "NonZero RoiAlign DeformConv".split()
+PLUGINS = ["NonZero", "RoiAlign", "DeformConv"]
 """Run by TensorRT's plugin library, which TensorRT-RTX does not have."""
-INTEGER_OPS = "QLinearConv QLinearMatMul ConvInteger MatMulInteger DynamicQuantizeLinear".split()
+INTEGER_OPS = ["QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"]
 
-NEVER = ["int16", "uint16", "uint32", "uint64", "string"]
+NEVER = [
+    "int16", "uint16", "uint32", "uint64", "string", "int2", "uint2", "uint4", "complex64", "complex128",
+    "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz",
+]  # fmt: skip
+NO_FP8 = ["sm_72", "sm_87", "sm80", "sm86"]
+"""Platforms without fp8 and fp4, as specs/targets calls them."""
 TYPES = ("uint8", "int8", "bool", "int32", "int64", "float64")
 FIXED = "the shape of its result depends on a value"
 
@@ -106,6 +143,17 @@ def zero_point(of: int) -> list[Limit]:
     ]
 
 
+STORED = ["float8e4m3fn", "float4e2m1", "float8e8m0", "int4", "int8"]
+CAST_TO_STORAGE = [
+    Limit(
+        {key: {0: STORED}},
+        "types that TensorRT only quantises to and dequantises from",
+        "use QuantizeLinear or DequantizeLinear",
+    )
+    for key in ("dtype", "output_dtype")
+]
+FP8 = ["float8e4m3fn", "float4e2m1"]
+
 LIMITS: Mapping[str, Sequence[Limit]] = {
     "Conv": [SPATIAL], "ConvTranspose": [SPATIAL],
     "MaxPool": [
@@ -115,7 +163,12 @@ LIMITS: Mapping[str, Sequence[Limit]] = {
     "AveragePool": [SPATIAL, DILATED],
     "LpPool": [SPATIAL, DILATED, Limit({"attr_range": {"p": {"min": 3}}}, "norms of L1 and L2 only", rewrite="expand-composites")],
     "BatchNormalization": [Limit(attr("training_mode", 1), "training")],
-    "Dropout": [Limit(dynamic(2), "training_mode must be known when the engine is built")],
+    "Dropout": [
+        Limit(dynamic(2), "training_mode must be known when the engine is built"),
+        Limit({"elements": [{"of": 2, "any": {"min": 1}}]}, "training"),
+    ],
+    "Celu": [Limit({"dtype": {0: ["float16", "bfloat16"]}}, "Celu in float16", rewrite="expand-composites", source="measured, case test_celu_float16")],
+    "Pow": [Limit({"dtype": {1: NEVER}}, "TensorRT has no such element type", "cast the exponent to float32")],
     "LayerNormalization": [Limit({"outputs": {"min": 2}}, "the second and third output are not given", rewrite="expand-composites")],
     "Resize": [
         Limit(attr("coordinate_transformation_mode", "tf_crop_and_resize", "half_pixel_symmetric"), "this coordinate transformation"),
@@ -136,22 +189,27 @@ LIMITS: Mapping[str, Sequence[Limit]] = {
     ],
     "Mod": [Limit({**attr("fmod", 0), "dtype": {0: ["float32", "float16", "bfloat16", "float64"]}}, "floats with fmod 0")],
     "Range": [Limit({"dtype": {0: ["float16", "bfloat16"]}}, "float16 limits")],
-    "Cast": [Limit({"output_dtype": {0: NEVER}}, "TensorRT has no such element type")],
+    "Cast": [
+        Limit({"output_dtype": {0: NEVER}}, "TensorRT has no such element type"), *CAST_TO_STORAGE,
+    ],
+    "CastLike": [Limit({"output_dtype": {0: NEVER}}, "TensorRT has no such element type"), *CAST_TO_STORAGE],
     "QuantizeLinear": [
+        Limit({"dtype": {2: FP8}, "platform": NO_FP8}, "the GPU has no fp8 and fp4", "use int8", source="measured: TensorRT-RTX builds it for SM89 and SM120, not for SM86"),
         Limit(dynamic(1), "the scale must be known when the engine is built"),
-        Limit({"omitted": [2], "unwritten": ["output_dtype"]}, f"without a zero point ONNX means uint8; {UNSIGNED}", SYMMETRIC, "quantize", source="measured, facts on silent uint8"),
+        Limit({"omitted": [2], "unwritten": ["output_dtype"]}, f"without a zero point ONNX means uint8; {UNSIGNED}", SYMMETRIC, "quantize", source="measured with the 50 Q/DQ cases: parsed, without a warning"),
         Limit({"dtype": {2: ["uint8"]}}, UNSIGNED, SYMMETRIC, "quantize", source="measured with the 50 Q/DQ cases: parsed, with a warning"),
         Limit({"dtype": {2: ["int16", "uint16", "uint4", "int32"]}}, "TensorRT quantises to int8, int4 and fp8 only", SYMMETRIC),
         *zero_point(2),
     ],
     "DequantizeLinear": [
+        Limit({"dtype": {0: FP8}, "platform": NO_FP8}, "the GPU has no fp8 and fp4", "use int8", source="measured: TensorRT-RTX builds it for SM89 and SM120, not for SM86"),
         Limit(dynamic(1), "the scale must be known when the engine is built"),
         Limit({"dtype": {0: ["int32"]}}, "an int32 bias behind DequantizeLinear", "keep the bias in float: dequantize turns it back", "dequantize", source="measured, case dequantize_int32"),
         Limit({"dtype": {0: ["uint8"]}}, UNSIGNED, SYMMETRIC, "quantize", source="measured with the 50 Q/DQ cases"),
         Limit({"dtype": {0: ["int16", "uint16", "uint4"]}}, "TensorRT dequantises int8, int4 and fp8 only", SYMMETRIC),
         *zero_point(2),
     ],
-    "MatMul": [Limit({"dtype": {0: ["int32", "int64"]}}, "products of integers", "cast to float32")],
+    "MatMul": [Limit({"rank": {0: {"max": 1}, 1: {"min": 3}}}, "a vector times a batch of matrices", "give the vector an axis in front"), Limit({"dtype": {0: ["int32", "int64"]}}, "products of integers", "cast to float32")],
     "LSTM": [
         Limit(attr("input_forget", 1), "coupled input and forget gates"),
         Limit(attr("layout", 1), "layout must be 0", source=SOURCES["10.15"], rewrite="unroll-rnn"),
@@ -190,6 +248,7 @@ RTX: Mapping[str, str | Sequence[Limit]] = {
     "NonZero": "TensorRT-RTX has no plugin library, which TensorRT runs it with",
     "RoiAlign": "TensorRT-RTX has no plugin library, which TensorRT runs it with",
     "DeformConv": "TensorRT-RTX has no plugin library, which TensorRT runs it with",
+    "TensorScatter": "its builder stops at it, ahead of time",
     "NonMaxSuppression": "its builder stops at it, ahead of time",
     "ScatterElements": [Limit(attr("reduction", "add", "mul", "max", "min"), "a reduction (its plugin is not in TensorRT-RTX)")],
     "Swish": [], "GridSample": [], "LSTM": [Limit(attr("input_forget", 1), "coupled input and forget gates")],
@@ -227,7 +286,10 @@ def refused_types(rows: Sequence[Mapping[str, str]]) -> list[str]:
     tried: dict[str, bool] = {}
     for row in rows:
         first = row["types"].split(" ")[0]
-        tried[first] = tried.get(first, False) or went(row)
+        if first.endswith("int8"):  # for what a quantised tensor is, every model must have gone through
+            tried[first] = tried.get(first, True) and went(row) and row["constant"] in ("", "ok")
+        else:
+            tried[first] = tried.get(first, False) or went(row)
     found = [t for t in TYPES if tried.get(t) is False]
     return ["uint8", *found] if tried.get("uint8") is None else found
 
@@ -241,15 +303,36 @@ def case(limit: Limit) -> dict[str, Any]:
 
 
 def accelerator(op: str, rows: Sequence[Mapping[str, str]], limits: Sequence[Limit], source: str) -> dict[str, Any]:
-    cases = [{"when": {"dtype": {0: NEVER}}, "run": "impossible", "reason": "TensorRT has no such element type", "hint": "cast to int32, int64 or float32"}]
+    cases = [
+        {
+            "when": {"dtype": {0: NEVER}},
+            "run": "impossible",
+            "reason": "TensorRT has no such element type",
+            "hint": "cast to int32, int64 or float32",
+        }
+    ]
     own = {t for x in limits for t in x.when.get("dtype", {}).get(0, ())}
-    passed = any(went(r) for r in rows)
+    passed = any(went(r) for r in rows) and op not in ("QuantizeLinear", "DequantizeLinear")
     types = [t for t in refused_types(rows) if t not in own] if passed else []
     if "uint8" in types:
         types.remove("uint8")
-        cases.append({"when": {"dtype": {0: ["uint8"]}}, "run": "impossible", "reason": "TensorRT has uint8 at the engine's inputs and outputs only", "hint": "cast to float32 first"})
+        cases.append(
+            {
+                "when": {"dtype": {0: ["uint8"]}},
+                "run": "impossible",
+                "reason": "TensorRT has uint8 at the engine's inputs and outputs only",
+                "hint": "cast to float32 first",
+            }
+        )
     if types:
-        cases.append({"when": {"dtype": {0: types}}, "run": "impossible", "reason": "TensorRT does not compute it in this element type", "hint": "cast to float32 or int64"})
+        cases.append(
+            {
+                "when": {"dtype": {0: types}},
+                "run": "impossible",
+                "reason": "TensorRT does not compute it in this element type",
+                "hint": "cast to float32 or int64",
+            }
+        )
     cases.append({"when": {"rank": {0: {"min": 9}}}, "run": "impossible", "reason": "tensors have eight axes at most"})
     cases += [case(x) for x in limits]
     done = sum(map(went, rows))
@@ -285,7 +368,9 @@ def older(sweep: Mapping[str, list[Mapping[str, str]]], release: str) -> Rows:
     for op, since in SINCE.items():
         at = tuple(map(int, since.split(".")))
         if version < at <= newer:
-            out[op] = refusal(op, f"the ONNX parser of TensorRT {release} does not import it; {since} and later do", SOURCES[release])
+            out[op] = refusal(
+                op, f"the ONNX parser of TensorRT {release} does not import it; {since} and later do", SOURCES[release]
+            )
     for op, limits in OLDER.get(release, {}).items():
         kept = [x for x in LIMITS.get(op, ()) if not any(x.when == y.when for y in limits)]
         out[op] = accelerator(op, sweep.get(op, []), [*limits, *kept], SOURCES[release])
@@ -296,7 +381,9 @@ def rtx(sweep: Mapping[str, list[Mapping[str, str]]]) -> Rows:
     out: Rows = {}
     source = "parser and ahead-of-time builder of TensorRT-RTX 1.7.1 (tests/data/tensorrt_sweep.csv)"
     for op, what in RTX.items():
-        out[op] = refusal(op, what, source) if isinstance(what, str) else accelerator(op, sweep.get(op, []), what, source)
+        out[op] = (
+            refusal(op, what, source) if isinstance(what, str) else accelerator(op, sweep.get(op, []), what, source)
+        )
     out["Attention"] = refusal("Attention", "its builder stops at it, ahead of time", source)
     return out
 
