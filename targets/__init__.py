@@ -12,6 +12,8 @@ ETHOS_U = (
     *(f"ethos-u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
 )
 
+COREML = ("iphone", "iphone-ios18", "macos", "macos15")
+
 
 @hookimpl
 def edgec_targets() -> dict[str, str]:
@@ -21,6 +23,7 @@ def edgec_targets() -> dict[str, str]:
         **dict.fromkeys(LITERT, "edgec.targets.tflite.target:Tflite"),
         **dict.fromkeys(MICRO, "edgec.targets.tflite.micro.target:TfliteMicro"),
         **dict.fromkeys(ETHOS_U, "edgec.targets.tflite.ethosu.target:EthosU"),
+        **dict.fromkeys(COREML, "edgec.targets.coreml.target:CoreMl"),
     }
 
 

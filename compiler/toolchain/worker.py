@@ -72,7 +72,8 @@ class Answer:
 class WorkerError(EdgecError):
     """A worker that gave no usable answer. `step` is what it was doing, `log` holds all it printed, `signal` killed it.
 
-    `reason` is for programs: crash, timeout, memory, log-size, exit, garbage, protocol, failed, start.
+    `reason` is for programs: crash, timeout, memory, log-size, exit, garbage, protocol, failed, start. `details`: what the
+    worker's own exception said besides its message.
     """
 
     REASONS: Mapping[str, str] = {
@@ -96,7 +97,9 @@ class WorkerError(EdgecError):
         step: str | None = None,
         hint: str | None = None,
         signal: str | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
+        self.details = dict(details or {})
         tail = log_tail(log) if log is not None and log.is_file() else []
         said = "\n    ".join(["last lines of the log:", *tail]) if tail else None
         hints = "\n  ".join(part for part in (hint, said) if part)
@@ -388,7 +391,7 @@ class Worker:
             step = str(failure.get("step", step))
             what = f"{self.sdk} failed in the step {step!r}: {failure.get('message', 'it gave no reason')}"
             code = "EC0622" if failure.get("type") == "MemoryError" else "EC0626"
-            raise WorkerError(code, what, self.log, step=step)
+            raise WorkerError(code, what, self.log, step=step, details=failure)
         notes: list[Diagnostic] = []
         if status != 0:
             how = f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with status {status}"

@@ -1,0 +1,60 @@
+"""A graph to an `.mlpackage`, and what the report says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgec.graph import Graph
+from edgec.target import Artifact, EmitJob
+from edgec.target_options import parse_options
+from edgec.targets.coreml.interface import Interface
+from edgec.targets.coreml.lower import lower
+from edgec.targets.coreml.options import CoreMlOptions
+from edgec.targets.coreml.package import build, decode
+from edgec.targets.coreml.rules import SYSTEMS
+from edgec.targets.coreml.runner import DecodedRunner
+
+PACKAGE = "model.mlpackage"
+MODEL = f"{PACKAGE}/Data/com.apple.CoreML/model.mlmodel"
+
+_NOT_HERE = (
+    "Core ML's own compiler and kernels: macOS and iOS alone have them; what was run is the decoded package",
+    "where operations run (Neural Engine, GPU, CPU): predicted from a table",
+)
+
+
+def system(minimum: str) -> str:
+    """coremltools' name of an option's value: ios17 -> iOS17."""
+    return next(s for s in SYSTEMS if s.lower() == minimum)
+
+
+def package_artifact(graph: Graph, job: EmitJob, minimum: str) -> Artifact:
+    """Lower, build in coremltools' environment, hash. `minimum`: the target's own deployment target."""
+    options = parse_options(CoreMlOptions, job.options)
+    lowered = lower(graph, system(options.minimum or minimum), job.diagnostics)
+    toolchain = job.toolchains.ensure("coreml")
+    job.diagnostics.items.extend(toolchain.diagnostics)
+    package = build(
+        lowered.program, toolchain, job.workdir / "coreml", seconds=options.timeout, log=job.logs / "coreml.log"
+    )
+    files = package.files(PACKAGE)
+    facts = {
+        "bytes": sum(Path(p).stat().st_size for p in files.values() if isinstance(p, Path)),
+        "operations": dict(sorted(package.operations.items(), key=lambda item: (-item[1], item[0]))),
+        "minimum system": lowered.program.target,
+        "coremltools": package.version,
+        "interface": lowered.interface.to_json(),
+    }
+    return Artifact(files, MODEL, facts=facts, not_verified=_NOT_HERE)
+
+
+def package_runner(artifact: Artifact, job: EmitJob) -> DecodedRunner:
+    """The package read back from disk by coremltools, run by ONNX Runtime."""
+    options = parse_options(CoreMlOptions, job.options)
+    path = artifact.files[MODEL]
+    assert isinstance(path, Path)  # emit writes files
+    toolchain = job.toolchains.ensure("coreml")
+    log = job.logs / "coreml-decode.log"
+    package = path.parents[2]
+    program = decode(package, toolchain, package.parent, seconds=options.timeout, log=log)
+    return DecodedRunner(program, Interface.from_json(artifact.facts["interface"]))

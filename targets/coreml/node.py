@@ -1,0 +1,140 @@
+"""What a lowering rule sees: one ONNX node, its inputs as MIL values, and how to write MIL operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgec.graph import constant, ir, is_constant
+from edgec.targets.coreml.program import FLOATS, NUMPY, Argument, Array, Dim, Value
+from edgec.targets.coreml.rules import LoweringRule
+from edgec.targets.reading.node import NodeReader
+
+if TYPE_CHECKING:
+    from edgec.targets.coreml.builder import Builder
+
+
+class NodeLowering(NodeReader):
+    """One node being lowered. `emit` adds an operation; `result` says which value is an output of the node."""
+
+    def __init__(self, builder: Builder, node: ir.Node, rule: LoweringRule) -> None:
+        super().__init__(node)
+        self.builder, self.rule = builder, rule
+        self._written: dict[int, Value] = {}
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def x(self, i: int = 0) -> Value:
+        """An input as a MIL value, in a type the rule takes."""
+        v = self.builder.value(self.value(i))
+        to = self.rule.via.get(v.dtype)
+        return v if to is None or v.dtype in self.rule.dtypes else self.cast(v, to)
+
+    def optional(self, i: int) -> Value | None:
+        """An input as a MIL value, or None where it is not given."""
+        return self.x(i) if self.has(i) else None
+
+    def dtype(self, i: int = 0) -> str:
+        """MIL type of an input, as the model has it."""
+        return self.builder.dtype(self.value(i))
+
+    def out_dtype(self, k: int = 0) -> str:
+        """MIL type of an output, as the model has it."""
+        return self.builder.dtype(self.node.outputs[k])
+
+    def dims(self, i: int = 0) -> tuple[Dim, ...]:
+        """ONNX shape of an input; a dimension known at run time only is its name."""
+        return self.builder.dims(self.value(i))
+
+    def out_dims(self, k: int = 0) -> tuple[Dim, ...]:
+        """ONNX shape of an output; a dimension known at run time only is its name."""
+        return self.builder.dims(self.node.outputs[k])
+
+    def is_const(self, i: int) -> bool:
+        return self.has(i) and is_constant(self.value(i))
+
+    def has_output(self, k: int) -> bool:
+        """Whether anybody reads output `k`."""
+        if k >= len(self.node.outputs) or not self.node.outputs[k].name:
+            return False
+        v = self.node.outputs[k]
+        return bool(v.uses()) or v.is_graph_output()
+
+    def since(self, system: str, what: str) -> None:
+        """Refuse where the program is for an older system than `system`."""
+        if not self.builder.at_least(system):
+            self.refuse(f"{what} needs {system}", f"--option minimum={system.lower()}, or a newer target")
+
+    def _constant(self, v: ir.Value) -> Array | None:
+        data = constant(v)
+        return None if data is None else np.asarray(data)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def emit(
+        self,
+        op: str,
+        *,
+        out_shape: Sequence[Dim] | None = None,
+        out_dtype: str | None = None,
+        hint: str = "",
+        **inputs: Argument,
+    ) -> Value:
+        """Add an operation with one output and return that.
+
+        `out_dtype`: the output's type; by default that of `x` (or of the first value among the inputs). `out_shape`: where
+        the rule knows it and will ask for it; checked when the package is built. Arguments that are None are left out. Plain
+        Python values become parameters as they are; a number whose type matters (epsilon, alpha) is `n.real(number)`.
+        """
+        return self.emit_many(op, [(out_shape, out_dtype)], hint=hint, **inputs)[0]
+
+    def emit_many(
+        self, op: str, outputs: Sequence[tuple[Sequence[Dim] | None, str | None]], *, hint: str = "", **inputs: Argument
+    ) -> list[Value]:
+        """Add an operation with several outputs, each (shape or None, dtype or None)."""
+        return self.builder.emit(op, outputs, inputs, hint or f"{self._label()}_{op}", self.node.name or "")
+
+    def real(self, number: float, like: Value | None = None) -> Array:
+        """A number in the float type this node computes in (that of `like`, or of input 0)."""
+        dtype = (like or self.x()).dtype
+        with np.errstate(over="ignore"):
+            return np.asarray(number, NUMPY[dtype] if dtype in FLOATS else "float32")
+
+    def constant(self, data: Array, hint: str) -> Value:
+        """A constant as a value with a name: for what several operations read, or a reader of the file should find."""
+        return self.builder.constant(np.asarray(data), f"{self._label()}_{hint}")
+
+    def cast(self, v: Value, dtype: str) -> Value:
+        """The value in another type; itself where it has it."""
+        return self.builder.cast(v, dtype, self.node.name or "")
+
+    def reshape(self, v: Value, shape: Sequence[int]) -> Value:
+        """Reshape to fixed sizes; the value itself where it has them."""
+        sizes = tuple(int(d) for d in shape)
+        if v.shape == sizes:
+            return v
+        return self.emit("reshape", x=v, shape=np.asarray(sizes, np.int32), out_shape=sizes)
+
+    def transpose(self, v: Value, perm: Sequence[int]) -> Value:
+        """Transpose; the value itself where the order stays."""
+        if list(perm) == sorted(perm):
+            return v
+        shape = None if v.shape is None else tuple(v.shape[p] for p in perm)
+        return self.emit("transpose", x=v, perm=np.asarray(perm, np.int32), out_shape=shape)
+
+    def result(self, v: Value, k: int = 0) -> None:
+        """Output `k` of the node is `v`."""
+        self._written[k] = v
+
+    def _label(self) -> str:
+        return self.node.name or self.node.outputs[0].name or self.node.op_type
+
+    # --- after the rule -----------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Give what was written the names and types of the graph."""
+        for k, v in self._written.items():
+            out = self.node.outputs[k]
+            self.builder.keep(out, self.cast(v, self.builder.dtype(out)))

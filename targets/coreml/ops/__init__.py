@@ -1,0 +1,17 @@
+"""One rule an ONNX op, in files by family. `load` imports them all, which registers their rules."""
+
+from __future__ import annotations
+
+import importlib
+
+FAMILIES = (
+    "convolution",
+    "elementwise",
+    "quantization",
+)
+
+
+def load() -> None:
+    """Import every family: `edgec.targets.coreml.rules.RULES` is full afterwards."""
+    for family in FAMILIES:
+        importlib.import_module(f"{__name__}.{family}")

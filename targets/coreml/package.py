@@ -1,0 +1,68 @@
+"""A Program to an `.mlpackage` and back, by coremltools in its own environment."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec.diagnostics import Location, error
+from edgec.targets.coreml.program import Program
+from edgec.targets.coreml.program_file import PROGRAM, WEIGHTS, read_program, write_program
+from edgec.toolchain.worker import WorkerError
+
+if TYPE_CHECKING:
+    from edgec.toolchain import Toolchain
+
+_WORKERS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Package:
+    """A folder `*.mlpackage`. `operations`: how many of each kind. `version`: of coremltools."""
+
+    path: Path
+    operations: Mapping[str, int]
+    version: str
+
+    def files(self, name: str) -> dict[str, bytes | Path]:
+        """Its files by their place in an artifact, `name/...`."""
+        found = sorted(p for p in self.path.rglob("*") if p.is_file())
+        return {f"{name}/{p.relative_to(self.path).as_posix()}": p for p in found}
+
+
+def build(
+    program: Program, toolchain: Toolchain, folder: Path, *, request: Mapping[str, Any] | None = None,
+    seconds: float = 600.0, log: Path | None = None,
+) -> Package:  # fmt: skip
+    """Write the package into `folder`.
+
+    Raises:
+        EdgecError: EC0679 coremltools refused an operation, with the node it stands for; those of toolchains.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_program(program, folder)
+    asked = {"program": PROGRAM, "weights": WEIGHTS, **(request or {})}
+    try:
+        answer = toolchain.run(_WORKERS / "builder_worker.py", asked, workdir=folder, timeout=seconds, log=log)
+    except WorkerError as e:
+        if "op" not in e.details:
+            raise
+        said = str(e.details.get("message", e))
+        where = Location(node=str(e.details.get("source") or e.details["op"]))
+        raise error("EC0679", said, where, "report it: the lowering should have refused this node") from e
+    return Package(folder / answer.values["package"], answer.values["operations"], answer.values["version"])
+
+
+def decode(
+    package: Path, toolchain: Toolchain, folder: Path, *, seconds: float = 600.0, log: Path | None = None
+) -> Program:
+    """The Program a package on disk really holds. `folder`: for the worker's files, and a copy of a package elsewhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if package.parent != folder:
+        shutil.copytree(package, folder / package.name, dirs_exist_ok=True)
+    request = {"package": package.name}
+    answer = toolchain.run(_WORKERS / "decoder_worker.py", request, workdir=folder, timeout=seconds, log=log)
+    return read_program(answer.path(answer.values["program"]), answer.path(answer.values["weights"]))
