@@ -19,6 +19,7 @@ def _table(folder: str, classes: dict[str, str]) -> dict[str, str]:
 
 
 _PREPARE: dict[str, str] = {
+    "graphsurgeon": "GraphSurgeon",
     "inline-functions": "InlineFunctions",
     "constants-to-initializers": "ConstantsToInitializers",
     "upgrade-opset": "UpgradeOpset",
@@ -81,6 +82,8 @@ _LEGALIZE: dict[str, str] = {
     "name-rnn-outputs": "NameRnnOutputs",
     "count-include-pad": "CountIncludePad",
     "global-pool-to-conv": "GlobalPoolToConv",
+    "gemm-to-conv": "GemmToConv",
+    "crop-deconv": "CropDeconv",
     "pow-to-mul": "PowToMul",
     "reduce-max-to-pool": "ReduceMaxToPool",
     "strided-slice-to-pool": "StridedSliceToPool",
@@ -90,6 +93,7 @@ _LEGALIZE: dict[str, str] = {
     "unroll-loops": "UnrollLoops",
     "unroll-rnn": "UnrollRnn",
     "to-float32": "ToFloat32",
+    "to-float16": "ToFloat16",
     "conv1d-to-2d": "Conv1dTo2d",
     "split-grouped-deconv": "SplitGroupedDeconv",
     "transpose-gemm-input": "TransposeGemmInput",

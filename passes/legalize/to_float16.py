@@ -1,0 +1,99 @@
+"""A float32 model as a strongly typed float16 one, the form TensorRT from 10.12 on and TensorRT-RTX build as it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from edgec.diagnostics import Location, did_you_mean, error
+from edgec.graph import Graph, ir
+from edgec.passes.legalize.half_decisions import KEPT_KEY, QDQ, Decisions, Kept
+from edgec.passes.legalize.half_islands import islands
+from edgec.passes.legalize.half_ranges import observe_ranges
+from edgec.passes.legalize.half_slots import slots
+from edgec.passes.legalize.half_typing import Typing
+from edgec.pipeline import Contract, Pass, PassContext, PassResult
+
+
+@dataclass(frozen=True)
+class ToFloat16(Pass):
+    """Computes in 16 bits what fits them, and in float32, between Casts, what does not. Inputs and outputs of the model keep
+    names and types.
+
+    What does not fit is told from ranges observed on `ctx.calibration` or `ctx.samples` and from bounds that hold for any
+    input; every node that stays is noted with its figure (EC0240 ranges, EC0241 constants). Nodes it keeps carry the reason
+    in `edgec.float32`, Casts it makes `edgec.rule`.
+
+    Raises:
+        EdgecError: EC0243 `keep` names neither a node, a value nor an op of the model.
+    """
+
+    to: Literal["float16", "bfloat16"] = "float16"
+    keep: tuple[str, ...] = ()
+    """Op types, nodes or values whose nodes stay in float32."""
+    margin: float = 4.0
+    """What observed magnitudes are multiplied with: inputs in use reach further than samples."""
+    samples: int = 128
+    """How many samples to observe at most."""
+    io: Literal["float32", "half"] = "float32"
+    """`half`: inputs and outputs of the model are of 16 bits too."""
+
+    name: ClassVar[str] = "to-float16"
+    contract: ClassVar[Contract] = "close"
+    needs_calibration: ClassVar[bool] = False
+
+    def run(self, graph: Graph, ctx: PassContext) -> PassResult:
+        half = ir.DataType.FLOAT16 if self.to == "float16" else ir.DataType.BFLOAT16
+        kinds = {n: slots(n, graph.model.opset_imports, half) for n in graph.nodes()}
+        keep = self._asked(graph)
+        fresh = [n for n, s in kinds.items() if s.typed and n.op_type not in QDQ and KEPT_KEY not in n.metadata_props]
+        if not fresh and not self._public_left(graph):
+            return PassResult(False)
+        decisions = Decisions(graph, half, observe_ranges(graph, ctx, self.margin, self.samples), kinds)
+        decisions.decide(keep)
+        for group in islands(graph, kinds, decisions.kept, self.io == "half"):
+            for node in group:
+                decisions.kept[node] = Kept("between nodes in float32: it saves Casts", "")
+        typing = Typing(decisions, self.name, self.io == "half")
+        typing.apply()
+        self._tell(graph, ctx, decisions, typing)
+        graph.remove_dead()
+        stats = {k: n for k, n in typing.stats.items() if n}
+        if decisions.kept:
+            stats["kept"] = len(decisions.kept)
+        return PassResult(bool(stats), stats)
+
+    def _public_left(self, graph: Graph) -> bool:
+        return self.io == "half" and any(v.dtype is ir.DataType.FLOAT for v in (*graph.inputs, *graph.outputs))
+
+    def _asked(self, graph: Graph) -> dict[ir.Node, str]:
+        """The nodes `keep` names."""
+        found: dict[ir.Node, str] = {}
+        known: set[str] = set()
+        for node in graph.nodes():
+            names = {node.name or "", node.op_type, *(v.name or "" for v in node.outputs)} - {""}
+            known |= names
+            for name in self.keep:
+                if name in names:
+                    found.setdefault(node, name)
+        for name in self.keep:
+            if name not in known:
+                hint = did_you_mean(name, sorted(known), "`edgec inspect` lists them")
+                raise error(
+                    "EC0243", f"keep: the model has no op, node or value {name!r}", Location(graph.source), hint
+                )
+        return found
+
+    def _tell(self, graph: Graph, ctx: PassContext, decisions: Decisions, typing: Typing) -> None:
+        for node, kept in decisions.kept.items():
+            node.metadata_props.setdefault(KEPT_KEY, kept.why)
+            if kept.code:
+                where = Location(graph.source, node=node.name or node.outputs[0].name)
+                ctx.diagnostics.note(
+                    kept.code, f"{node.op_type} stays in float32: {kept.why}", where, kept.hint or None
+                )
+        for node, smallest in typing.coarse.items():
+            where = Location(graph.source, node=node.name or node.outputs[0].name)
+            what = f"{node.op_type} stays in float32 between Casts: {self.to} cannot hold its scale {smallest:.3g}"
+            hint = "TensorRT may not fuse it then: scale the layer's weights up, or keep it out of quantisation"
+            ctx.diagnostics.note("EC0244", what, where, hint)
