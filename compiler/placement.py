@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgec.actual_placement import ActualNode, ActualPlacement, Difference, differences
@@ -184,7 +184,10 @@ def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Place
         kernel = unit.main if unit else node
         if kernel not in decisions:
             decisions[kernel] = table.decide(kernel, setting)
-        placed[node] = _placement(node, unit, decisions[kernel], table.decide(node, setting))
+        own = table.decide(node, setting)
+        if how.device is not None and how.op_table is not None and own.run == "fallback":
+            own = _nobody(own, spec.op_table.decide(node, setting))
+        placed[node] = _placement(node, unit, decisions[kernel], own)
     work = {n: macs(n) for n in placed}
     return Placement(
         spec.name,
@@ -205,6 +208,11 @@ def _name(node: ir.Node) -> str:
 
 def _op(node: ir.Node) -> str:
     return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
+def _nobody(own: Decision, other: Decision) -> Decision:
+    """What falls back from a device of a precision's own is for the target's table: it may be impossible there too."""
+    return replace(own, run="impossible", reason=other.reason, hint=other.hint) if other.run == "impossible" else own
 
 
 def _placement(node: ir.Node, unit: Unit | None, kernel: Decision, own: Decision) -> NodePlacement:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from edgec.specs.measures import MEASURES, Unmeasured
+
 if TYPE_CHECKING:
     from edgec.graph import ir
 
 DType = Literal[
     "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "int4",
-    "uint64", "uint32", "uint16", "uint8", "uint4", "bool", "string",
+    "uint64", "uint32", "uint16", "uint8", "uint4", "bool", "string", "int2", "uint2", "complex64", "complex128",
+    "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0", "float4e2m1",
 ]  # fmt: skip
 """Element types by the names NumPy and ONNX share."""
 
@@ -96,11 +99,16 @@ class When(Model):
     elements: tuple[Elements, ...] | None = Field(None, description="elements of constant inputs")
     scale: Scale | None = Field(None, description="the factor from input to output length, of at least one axis")
     broadcast: bool | None = Field(None, description="whether inputs 0 and 1 have different shapes")
+    measure: dict[str, Range] | None = Field(
+        None, description="numbers of the node by name (specs/measures.py): largest-kernel, largest-pad, batch ..."
+    )
 
     @model_validator(mode="after")
     def _says_something(self) -> When:
         if not self.model_fields_set:
             raise ValueError("a case needs at least one condition; what always holds belongs into the row")
+        if unknown := sorted(set(self.measure or ()) - set(MEASURES)):
+            raise ValueError(f"no number is called {unknown[0]!r}; there are {', '.join(MEASURES)}")
         return self
 
 
@@ -195,6 +203,8 @@ def _tensors(when: When, node: ir.Node) -> Iterator[bool | Unknown]:
         yield _scale(when.scale, node)
     if when.broadcast is not None:
         yield _broadcast(node, when.broadcast)
+    for name, span in (when.measure or {}).items():
+        yield _measure(name, span, node)
 
 
 def _input(node: ir.Node, i: int) -> ir.Value | None:
@@ -262,6 +272,14 @@ def _scale(scale: Scale, node: ir.Node) -> bool | Unknown:
     if a is None or b is None:
         return Unknown(f"the shapes of node {node.name!r} are not fixed")
     return any(_scale_fits(scale, x, y) for x, y in zip(a, b, strict=False) if x)
+
+
+def _measure(name: str, span: Range, node: ir.Node) -> bool | Unknown:
+    try:
+        number = MEASURES[name](node)
+    except Unmeasured as e:
+        return Unknown(str(e))
+    return number is not None and number in span
 
 
 def _scale_fits(scale: Scale, before: int, after: int) -> bool:

@@ -70,7 +70,7 @@ class OpTable(Model):
     """The ops a device (or a family of devices) can run, and how its compiler fuses them.
 
     Keys of `ops` are op types, `domain::Op` outside the ONNX domain. With `extends`, rows replace inherited rows of the
-    same op, `null` removes one; `units` replaces the inherited list.
+    same op, `null` removes one; `units` and `general` replace the inherited list.
     """
 
     schema_version: Literal[1]
@@ -80,6 +80,10 @@ class OpTable(Model):
     unlisted: OpRow = Field(description="what happens to an op that has no row")
     ops: dict[str, OpRow]
     units: tuple[UnitSpec, ...] = ()
+    general: tuple[OpCase, ...] = Field(
+        (),
+        description="cases of every op that has a row, before the row's own; a row that does not run here skips them",
+    )
 
     def decide(self, node: ir.Node, setting: Setting) -> Decision:
         """Who runs the node by its row, and why."""
@@ -90,7 +94,7 @@ class OpTable(Model):
             return Decision(row.run, reason, row.hint, row.rewrite, row.evidence or self.evidence, listed=False)
         unknown: list[str] = []
         evidence = row.evidence or self.evidence
-        for case in row.cases:
+        for case in (*(self.general if _runs(row) else ()), *row.cases):
             holds = applies(case.when, node, setting)
             if isinstance(holds, Unknown):
                 unknown.append(holds.why)
@@ -99,6 +103,11 @@ class OpTable(Model):
                     case.run, case.reason, case.hint, case.rewrite, case.evidence or evidence, tuple(unknown)
                 )
         return Decision(row.run, row.reason, row.hint, row.rewrite, evidence, tuple(unknown))
+
+
+def _runs(row: OpRow) -> bool:
+    """Whether the device runs the op in any case."""
+    return any(r.run in ("accelerator", "either") for r in (row, *row.cases))
 
 
 @dataclass(frozen=True)

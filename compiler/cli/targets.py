@@ -11,6 +11,8 @@ from edgec.cli.app import single
 from edgec.cli.console import Console
 
 if TYPE_CHECKING:
+    from edgec.specs.conditions import When
+    from edgec.specs.op_table import OpCase
     from edgec.specs.schema import OpTable, TargetSpec
     from edgec.target import Target
 
@@ -111,17 +113,23 @@ def _ops(spec: TargetSpec, console: Console) -> None:
 
 def _table(table: OpTable, console: Console) -> None:
     console.line(f"op table {table.name}: {table.description}", "heading")
-    rows = []
+    rows = [_case("(every op)", case, table.evidence) for case in table.general]
     for op, row in sorted(table.ops.items()):
         rows.append((op, row.run, "", row.reason or row.note or "", row.evidence or table.evidence))
-        for case in row.cases:
-            when = ", ".join(f"{k} {_condition(v)}" for k, v in case.when.model_dump(exclude_defaults=True).items())
-            rows.append(("", case.run, f"if {when}", case.reason or "", case.evidence or row.evidence or ""))
+        rows.extend(_case("", case, row.evidence or "") for case in row.cases)
     rows.append(("(any other)", table.unlisted.run, "", table.unlisted.reason or "", table.unlisted.evidence or ""))
     console.table(("op", "runs on", "condition", "why", "evidence"), rows)
     if table.units:
         console.line("fused units", "heading")
         console.table(("unit", "pattern", "evidence"), [(u.name, u.pattern, u.evidence) for u in table.units])
+
+
+def _case(op: str, case: OpCase, evidence: str) -> tuple[str, ...]:
+    return op, case.run, f"if {_when(case.when)}", case.reason or "", case.evidence or evidence
+
+
+def _when(when: When) -> str:
+    return ", ".join(f"{k} {_condition(v)}" for k, v in when.model_dump(exclude_defaults=True).items())
 
 
 def _condition(value: Any) -> str:
