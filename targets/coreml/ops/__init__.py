@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 
 FAMILIES = (
+    "activation",
     "convolution",
     "elementwise",
+    "normalization",
     "quantization",
+    "reduction",
+    "unary",
 )
 
 
