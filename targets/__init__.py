@@ -13,6 +13,9 @@ ETHOS_U = (
 )
 
 COREML = ("iphone", "iphone-ios18", "macos", "macos15")
+JETSON = (
+    "jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin", "jetson-xavier-nx", "jetson-agx-xavier", "jetson-thor",
+)  # fmt: skip
 
 
 @hookimpl
@@ -23,6 +26,7 @@ def edgec_targets() -> dict[str, str]:
         **dict.fromkeys(LITERT, "edgec.targets.tflite.target:Tflite"),
         **dict.fromkeys(MICRO, "edgec.targets.tflite.micro.target:TfliteMicro"),
         **dict.fromkeys(ETHOS_U, "edgec.targets.tflite.ethosu.target:EthosU"),
+        **dict.fromkeys(JETSON, "edgec.targets.tensorrt.jetson.target:Jetson"),
         **dict.fromkeys(COREML, "edgec.targets.coreml.target:CoreMl"),
     }
 

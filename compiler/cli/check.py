@@ -27,6 +27,8 @@ def check(
     ] = None,
     all_targets: Annotated[bool, typer.Option("--all-targets", help="Every target that is installed.")] = False,
     precision: o.Precision = None,
+    jetpack: o.Jetpack = None,
+    dla: o.Dla = False,
     option: o.TargetOptions = None,
     input_shape: o.InputShape = None,
     no_fallback: o.NoFallback = False,
@@ -50,7 +52,7 @@ def check(
     found.items.extend(registry.diagnostics)
     if bool(target) == all_targets:
         raise typer.BadParameter("give --target NAME (several if you like), or --all-targets", param_hint="--target")
-    options = o.target_options(option)
+    options = o.target_options(option, jetpack=jetpack, dla="true" if dla else None)
     names = list(registry.targets()) if all_targets else list(dict.fromkeys(target or ()))
     graph = Graph.load(model, diagnostics=found)
     placed: dict[str, Placement] = {}

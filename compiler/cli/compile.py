@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,8 @@ def compile_command(
     io_dtype: o.IoDtype = None,
     flash: o.Flash = None,
     ram: o.Ram = None,
+    jetpack: o.Jetpack = None,
+    dla: o.Dla = False,
     option: o.TargetOptions = None,
     pipeline: o.PipelineText = None,
     effort: o.EffortOption = "medium",
@@ -84,7 +87,15 @@ def compile_command(
         "calibration": calib,
         "samples": samples,
         "preprocess": pre,
-        "options": o.target_options(option, io_layout=io_layout, io_dtype=io_dtype, flash=flash, ram=ram),
+        "options": o.target_options(
+            option,
+            io_layout=io_layout,
+            io_dtype=io_dtype,
+            flash=flash,
+            ram=ram,
+            jetpack=jetpack,
+            dla="true" if dla else None,
+        ),
         "pipeline": pipeline,
         "effort": effort if effort != "medium" else None,
         "no_fallback": no_fallback,
@@ -117,11 +128,21 @@ def _jobs(model: Path | None, project: Path | None, output: Path | None, given: 
     return chosen
 
 
-def default_output(model: Path, target: str | None = None, precision: str | None = None, **_: Any) -> Path:
-    """build/<model>-<target>, and -<precision> where one was asked for, so that two precisions do not collide."""
+def default_output(
+    model: Path,
+    target: str | None = None,
+    precision: str | None = None,
+    options: Mapping[str, str] | None = None,
+    **_: Any,
+) -> Path:
+    """build/<model>-<target>, and -<precision>, -dla, -jetpack<release> where asked for, so that two results do not collide."""
     from edgec.api import DEFAULT_TARGET
 
-    return Path("build", "-".join([model.stem, target or DEFAULT_TARGET, *([precision] if precision else [])]))
+    asked = options or {}
+    parts = [model.stem, target or DEFAULT_TARGET, precision, "dla" if asked.get("dla") == "true" else None]
+    if "jetpack" in asked:
+        parts.append(f"jetpack{asked['jetpack']}")
+    return Path("build", "-".join(p for p in parts if p))
 
 
 def _one(

@@ -70,6 +70,11 @@ Ram = Annotated[
     str | None,
     typer.Option("--ram", metavar="80KB", help="Budget for activations (the tensor arena); more is an error."),
 ]
+Jetpack = Annotated[
+    str | None,
+    typer.Option("--jetpack", metavar="6.2", help="The Jetson's JetPack release; default: the board's usual one."),
+]
+Dla = Annotated[bool, typer.Option("--dla", help="Jetson: compile for the DLA instead of the GPU.")]
 NoFallback = Annotated[bool, typer.Option("--no-fallback", help="A node off the accelerator is an error.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Install no toolchain.")]
 ToolchainPath = Annotated[

@@ -53,7 +53,7 @@ class Release:
     dla: Dla
     """What the board's DLA takes there; `none` where it has no DLA, or that TensorRT does not drive it."""
     versions: Span
-    """The TensorRT versions that take a file of `form`."""
+    """The TensorRT versions that take a file of `form` made by the release's pipelines."""
     evidence: str
 
     @property
@@ -92,8 +92,11 @@ def release(board: str, jetpack: str | None = None) -> Release:
     tensorrt = version(row["tensorrt"])
     dla: Dla = row["dla"] if known.dla_cores and board in row.get("dla_boards", row["boards"]) else "none"
     form: Form = row["form"]
+    span = versions(form)
+    if "oldest" in row:
+        span = Span(version(row["oldest"]), span.end)
     return Release(
-        row["name"], known, row["l4t"], tensorrt, row["cuda"], form, parser_opset(tensorrt), dla, versions(form), row["evidence"]
+        row["name"], known, row["l4t"], tensorrt, row["cuda"], form, parser_opset(tensorrt), dla, span, row["evidence"]
     )  # fmt: skip
 
 

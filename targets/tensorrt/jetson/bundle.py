@@ -1,0 +1,278 @@
+"""A graph to a bundle: the ONNX file, the script that builds the engine on the board, and what is needed to check it there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec.diagnostics import EdgecError, Location
+from edgec.plugin_ops import plugin_nodes
+from edgec.runtime import Session
+from edgec.target import Artifact, EmitJob
+from edgec.target_options import parse_options
+from edgec.targets.tensorrt.jetson.board_samples import board_samples
+from edgec.targets.tensorrt.jetson.readme import readme
+from edgec.targets.tensorrt.jetson.script import SCRIPT, Build
+from edgec.targets.tensorrt.options import JetsonOptions
+from edgec.targets.tensorrt.oracle import Verdict, at_hand, judge
+from edgec.targets.tensorrt.profiles import Profile, profiles
+from edgec.targets.tensorrt.releases import Release, Span, oldest_parser
+
+if TYPE_CHECKING:
+    from edgec.graph import Graph
+    from edgec.specs.schema import TargetSpec
+    from edgec.target import Arrays
+    from edgec.targets.tensorrt.jetson.dla import DlaParts
+
+MODEL, VERIFY, PROFILES, SAMPLES, ABOUT, README = (
+    "model.onnx", "verify.py", "profiles.json", "samples.npz", "bundle.json", "README.md",
+)  # fmt: skip
+
+LIKE: Mapping[int, tuple[str, ...]] = {72: (), 87: ("sm86",), 110: ("sm120",)}
+"""For a board's GPU the one TensorRT-RTX builds for that has the same data types; Volta (7.2) has none."""
+
+
+@dataclass
+class Findings:
+    """What is known of a bundle, for its README and bundle.json."""
+
+    checked: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+
+
+def bundle(graph: Graph, spec: TargetSpec, job: EmitJob, release: Release) -> Artifact:
+    """Write the bundle.
+
+    Raises:
+        EdgecError: EC0692 shapes that do not fit; EC0694 TensorRT's parser refuses the file.
+    """
+    options = parse_options(JetsonOptions, job.options)
+    folder = job.workdir / "bundle"
+    folder.mkdir()
+    found = Findings()
+    written = graph.save(folder / MODEL)
+    sample = next(iter(job.verification or ()), None)
+    shapes = profiles(graph, options, sample, job.diagnostics)
+    versions = takes(graph, release, job)
+    verdict = ask_oracle(graph, folder / MODEL, job, release, options, shapes, found)
+    parts = _dla_parts(graph, job, release, options, folder)
+    built = [*written] if parts is None else [Path(p) for n, p in parts.files.items() if isinstance(p, Path)]
+    if parts is not None and parts.model == MODEL:
+        built += written
+    hashes = {p.name: _sha256(p.read_bytes()) for p in built}
+    if parts is not None:
+        hashes.update({n: _sha256(data) for n, data in parts.files.items() if isinstance(data, bytes)})
+    build = Build(
+        MODEL if parts is None else parts.model,
+        hashes,
+        release,
+        spec.precisions[job.precision].variant_of or job.precision,
+        parts.versions if parts is not None and parts.versions is not None else versions,
+        type_flags(spec, job.precision) if release.form == "weak" else (),
+        shapes,
+        options.workspace,
+        parts.dla if parts is not None else None,
+    )
+    files: dict[str, bytes | Path] = {p.name: p for p in written}
+    if parts is not None:
+        files.update(parts.files)
+    files[SCRIPT] = build.script()
+    files[VERIFY] = package_files("edgec.targets.tensorrt.jetson").joinpath("verify_on_board.py").read_bytes()
+    files[PROFILES] = _json({"inputs": {p.name: p.to_json() for p in shapes}})
+    count = 0
+    if job.verification is not None:
+        files[SAMPLES], count = _samples(graph, job)
+    _say(found, graph, job, spec, release, parts, count)
+    about = {
+        "format": 1,
+        **release.to_json(),
+        "tensorrt_versions": {"from": _dots(build.versions.first), "until": _dots(build.versions.end)},
+        "precision": build.precision,
+        "model": {"file": build.model, "opset": graph.opset, "sha256": build.hashes[build.model]},
+        "profiles": {p.name: p.to_json() for p in shapes},
+        "plugins": sorted({n.op_type for n in plugin_nodes(graph)}),
+        "parser": verdict.to_json() if verdict is not None else None,
+        "dla": dict(parts.facts) if parts is not None else None,
+        "checked": found.checked,
+        "not_checked": found.not_checked,
+    }
+    files[README] = readme(build, found.checked, found.not_checked, files, samples=count)
+    about["files"] = {
+        name: _sha256(data if isinstance(data, bytes) else data.read_bytes()) for name, data in sorted(files.items())
+    }
+    files[ABOUT] = _json(about)
+    facts: dict[str, Any] = {
+        "for": f"JetPack {release.jetpack}: TensorRT {release.tensorrt_text}, CUDA {release.cuda}, compute capability {about['compute_capability']}",
+        "the engine builds with": f"TensorRT {_dots(build.versions.first)} up to, but without, {_dots(build.versions.end)}",
+    }
+    if verdict is not None:
+        facts["parser"] = f"{verdict.summary}; this is not a build on the board (NVIDIA/TensorRT#4832)"
+        facts["verdict"] = [verdict.to_json()]
+    if shapes:
+        facts["shapes"] = {
+            p.name: " to ".join("x".join(map(str, s)) for s in dict.fromkeys((p.min, p.max))) for p in shapes
+        }
+    if parts is not None:
+        facts.update(parts.facts)
+    facts["on the board"] = f"sh {SCRIPT} && python3 {VERIFY}"
+    return Artifact(files, MODEL, facts=facts, not_verified=tuple(found.not_checked))
+
+
+def _dla_parts(graph: Graph, job: EmitJob, release: Release, options: JetsonOptions, folder: Path) -> DlaParts | None:
+    if not options.dla:
+        return None
+    from edgec.targets.tensorrt.jetson.dla import dla_parts
+
+    return dla_parts(graph, job, release, options, folder)
+
+
+def type_flags(spec: TargetSpec, precision: str) -> tuple[str, ...]:
+    """What lets trtexec compute a float32-typed file in the precision's types."""
+    weights = spec.precisions[precision].weights
+    return {"float32": (), "float16": ("--fp16",), "int8": ("--fp16", "--int8")}.get(weights, ("--fp16",))
+
+
+def takes(graph: Graph, release: Release, job: EmitJob) -> Span:
+    """The TensorRT versions that take the file: those of its form whose parser reads its opset."""
+    oldest = oldest_parser(graph.opset)
+    if graph.opset > release.opset:
+        what = f"the file is opset {graph.opset}; the parser of TensorRT {release.tensorrt_text} is documented up to {release.opset}"
+        hint = f"end the pipeline with lower-opset{{to={release.opset}}}"
+        job.diagnostics.warn("EC0694", what, Location(graph.source), hint)
+        return release.versions
+    assert oldest is not None  # the release's own parser reads it
+    return Span(max(release.versions.first, oldest), release.versions.end)
+
+
+def ask_oracle(
+    graph: Graph,
+    model: Path,
+    job: EmitJob,
+    release: Release,
+    options: JetsonOptions,
+    shapes: Sequence[Profile],
+    found: Findings,
+) -> Verdict | None:
+    """What TensorRT-RTX's parser says of the file, where it can be asked.
+
+    Raises:
+        EdgecError: EC0694 it refuses a node.
+    """
+    if options.oracle == "none":
+        found.not_checked.append("whether TensorRT's ONNX parser takes model.onnx: not asked (oracle=none)")
+        return None
+    if not at_hand(job.toolchains) and job.toolchains.offline:
+        found.not_checked.append(
+            "whether TensorRT's ONNX parser takes model.onnx: toolchain tensorrt-rtx is not installed"
+        )
+        return None
+    job.progress("ask TensorRT-RTX's parser")
+    profile = {p.name: (p.min, p.opt, p.max) for p in shapes}
+    try:
+        verdict = judge(
+            model, job.toolchains, workdir=job.workdir / "oracle", capabilities=LIKE[release.board.sm],
+            profiles=[profile] if profile else [], timeout=options.timeout,
+        )  # fmt: skip
+    except EdgecError as e:  # the bundle does not depend on it
+        why = e.diagnostics[0].message
+        job.diagnostics.warn(
+            "EC0694", f"TensorRT's parser could not be asked: {why}", hint="--option oracle=none leaves it out"
+        )
+        found.not_checked.append(f"whether TensorRT's ONNX parser takes model.onnx: {why}")
+        return None
+    where = (
+        Location(graph.source, node=verdict.refusals[0].node or None) if verdict.refusals else Location(graph.source)
+    )
+    for warning in verdict.warnings:
+        job.diagnostics.note("EC0694", f"TensorRT's parser says: {warning}", Location(graph.source))
+    if verdict.cannot_say:
+        found.not_checked.append(verdict.summary)
+    elif not verdict.parsed:
+        hint = "--option oracle=none writes the bundle all the same; the board's TensorRT may differ from TensorRT-RTX"
+        job.diagnostics.error("EC0694", verdict.summary, where, hint)
+        job.diagnostics.raise_if_errors()
+    else:
+        good = [c.upper() for c, b in verdict.built.items() if isinstance(b, int)]
+        builds = f" and it builds for {', '.join(good)}" if good else ""
+        caveat = "this is not a build on the board (NVIDIA/TensorRT#4832 builds on one GPU and fails on Orin)"
+        found.checked.append(f"the ONNX parser of TensorRT-RTX {verdict.version} accepts model.onnx{builds}; {caveat}")
+        for capability, reason in verdict.built.items():
+            if isinstance(reason, str):
+                what = f"TensorRT-RTX parses the file but does not build it for {capability.upper()}: {reason}"
+                job.diagnostics.warn("EC0694", what, where)
+                found.not_checked.append(what)
+    return verdict
+
+
+def _say(
+    found: Findings,
+    graph: Graph,
+    job: EmitJob,
+    spec: TargetSpec,
+    release: Release,
+    parts: DlaParts | None,
+    samples: int,
+) -> None:
+    """What was checked, and what nothing here can."""
+    if samples:
+        found.checked.insert(
+            0, "ONNX Runtime ran model.onnx on this host's CPU; its outputs were compared with the float model's"
+        )
+    for op in sorted({n.op_type for n in plugin_nodes(graph)}):
+        found.not_checked.append(f"plugin {op}: ONNX Runtime ran standard ops of the same meaning instead")
+    found.not_checked += [
+        "the engine: TensorRT builds it on the board",
+        "which kernels TensorRT chooses, latency and memory",
+    ]
+    if release.form == "weak" and spec.precisions[job.precision].weights != "float32":
+        found.not_checked.append(
+            "float16 rounding: TensorRT computes in float16 what is not int8, ONNX Runtime ran it in float32"
+        )
+    if parts is not None:
+        found.not_checked += parts.not_verified
+
+
+class OnnxRunner:
+    """Runs the very file of the bundle."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        path = artifact.files[artifact.entry]
+        assert isinstance(path, Path)  # `bundle` writes it
+        self._session = _session(path)
+        self.describe = f"{self._session.describe}: it ran the bundle's model.onnx; TensorRT builds on the board"
+
+    def run(self, samples: Iterable[Arrays]) -> Iterator[Arrays]:
+        yield from self._session.run_all(samples)
+
+
+def _session(path: Path) -> Session:
+    """Plugin nodes run as their reference, which a file has to be loaded for."""
+    from edgec.graph import Graph
+
+    graph = Graph.load(path)
+    return Session(graph if plugin_nodes(graph) else path)
+
+
+def _samples(graph: Graph, job: EmitJob) -> tuple[bytes, int]:
+    assert job.verification is not None  # asked by the caller
+    names = [v.name or "" for v in graph.inputs], [v.name or "" for v in graph.outputs]
+    model = _session(job.workdir / "bundle" / MODEL)
+    reference = Session(job.reference.clone(), fallback=True) if job.reference is not None else model
+    return board_samples(job.verification, (names[0], names[1]), reference.run, model.run)
+
+
+def _dots(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version)) if len(version) > 1 else f"{version[0]}.0"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
