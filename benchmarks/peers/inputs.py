@@ -130,12 +130,22 @@ def text_detection(judged: bool) -> Iterator[Feeds]:
         yield {"x": nchw((drawn[..., ::-1] / 255 - MEAN) / STD)}
 
 
-def text_line(judged: bool) -> Iterator[Feeds]:
-    """One line of text on a strip of a photo, every other one upside down: what the classifier tells apart."""
+def text_strips(judged: bool, width: int) -> Iterator[np.ndarray]:
+    """One line of text on a strip of a photo, BGR [48, width, 3]."""
     rng = random.Random(int(judged))
-    for i, p in enumerate(photos(judged)):
-        drawn = text_on(resized(p, 192, 192)[72:120], 1, rng)
-        yield {"x": nchw(((drawn[::-1, ::-1] if i % 2 else drawn)[..., ::-1] / 255 - 0.5) / 0.5)}
+    for p in photos(judged):
+        top = (width - 48) // 2
+        yield text_on(resized(p, width, width)[top : top + 48], 1, rng)[..., ::-1]
+
+
+def text_direction(judged: bool) -> Iterator[Feeds]:
+    """Every other line upside down: what the classifier tells apart."""
+    for i, strip in enumerate(text_strips(judged, 192)):
+        yield {"x": nchw(((strip[::-1, ::-1] if i % 2 else strip) / 255 - 0.5) / 0.5)}
+
+
+def text_line(judged: bool) -> Iterator[Feeds]:
+    return ({"x": nchw((strip / 255 - 0.5) / 0.5)} for strip in text_strips(judged, 320))
 
 
 # --- sound -------------------------------------------------------------------------------------------------------------
@@ -170,8 +180,9 @@ BENCHES: dict[str, Bench] = {
     "fastestdet": Bench({"input.1": (1, 3, 352, 352)}),
     "mlperf_kws_dscnn": Bench({"input_1": (1, 49, 10, 1)}),
     "mnist_cnn_digitrec": Bench({"x": (1, 1, 28, 28)}),
-    "ppocr_cls_mbv3": Bench({"x": (1, 3, 48, 192)}, text_line),
+    "ppocr_cls_mbv3": Bench({"x": (1, 3, 48, 192)}, text_direction),
     "ppocrv4_det": Bench({"x": (1, 3, 480, 480)}, text_detection),
+    "ppocrv4_rec": Bench({"x": (1, 3, 48, 320)}, text_line),
     "nudenet_320n": Bench({"images": (1, 3, 320, 320)}, nudenet),
     "sr_rdn_x2_upscalerjs": Bench({"LR": (1, 3, 64, 64)}, upscaler),
     "selfie_segmentation": Bench({"input_1": (1, 256, 256, 3)}, selfie),
@@ -181,6 +192,7 @@ BENCHES: dict[str, Bench] = {
 UNCLASSED = {
     "fastestdet",
     "ppocrv4_det",
+    "ppocrv4_rec",
     "nudenet_320n",
     "sr_rdn_x2_upscalerjs",
     "selfie_segmentation",

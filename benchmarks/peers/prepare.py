@@ -2,8 +2,8 @@
 
     python prepare.py NAME FOLDER SAMPLES
 
-Writes FOLDER/source.onnx (the model with fixed input shapes, opset 13 at least: below that Q/DQ has no axis, so no tool could
-quantise per channel), FOLDER/preprocessed.onnx (that after ONNX Runtime's quant_pre_process, for the tools that fail on the
+Writes FOLDER/source.onnx (the model with fixed input shapes, every node named so that files made of it can be aligned, opset 13
+at least: below that Q/DQ has no axis, so no tool could quantise per channel), FOLDER/preprocessed.onnx (that after ONNX Runtime's quant_pre_process, for the tools that fail on the
 former) and FOLDER/calibration/*.npz.
 """
 
@@ -27,6 +27,10 @@ def main() -> None:
     model = onnx.load(inputs.model_path(name))
     if next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < 13:
         model = version_converter.convert_version(model, 13)
+    taken = {n.name for n in model.graph.node}
+    for i, node in enumerate(model.graph.node):
+        if not node.name:
+            node.name = next(x for x in (f"{node.op_type}_{i}", f"{node.op_type}_{i}_unnamed") if x not in taken)
     weights = {x.name for x in model.graph.initializer}
     for value in model.graph.input:
         if value.name not in weights:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -66,10 +68,20 @@ class Run:
 
 
 class Runs:
+    """`tools`: the workers that `quantized` knows by name."""
+
     def __init__(
-        self, work: Path, *, samples: int = 100, limit: int = 0, timeout: int = 3600, fresh: bool = False
+        self,
+        work: Path,
+        *,
+        samples: int = 100,
+        limit: int = 0,
+        timeout: int = 3600,
+        fresh: bool = False,
+        tools: Mapping[str, Tool] = TOOLS,
     ) -> None:
         self.work, self.samples, self.limit, self.timeout, self.fresh = work, samples, limit, timeout, fresh
+        self.tools = tools
 
     def python(self, tool: Tool) -> Path:
         return Path(sys.executable) if tool.environment is None else python_of(tool.environment, self.work)
@@ -99,19 +111,19 @@ class Runs:
         """
         folder = self.prepared(name)
         forms = [folder / "source.onnx", folder / "preprocessed.onnx"]
-        if not TOOLS[tool_name].prepares:
+        if not self.tools[tool_name].prepares:
             forms.reverse()
         first = self.attempt(name, tool_name, forms[0], run)
-        if first is None or first.out or TOOLS[tool_name].environment in (None, "ort"):
+        if first is None or first.out or self.tools[tool_name].environment in (None, "ort"):
             return first
         second = self.attempt(name, tool_name, forms[1], run)
         if second is None or second.out is None:
             return first
-        what = "after quant_pre_process" if TOOLS[tool_name].prepares else "as it comes"
+        what = "after quant_pre_process" if self.tools[tool_name].prepares else "as it comes"
         return Run(second.out, {**second.report, "note": f"fails otherwise; this is the model {what}"})
 
     def attempt(self, name: str, tool_name: str, source: Path, run: bool) -> Run | None:
-        tool = TOOLS[tool_name]
+        tool = self.tools[tool_name]
         worker = HERE / f"{tool.worker}.py"
         if tool.environment is None:
             environment = own_version()
@@ -142,23 +154,24 @@ class Runs:
             private = shutil.copy(source, scratch)
             command = [str(python), str(HERE / f"{tool.worker}.py"), private, str(calibration), str(out)]
             command += [f"{k}={v}" for k, v in tool.options.items()]
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), children_cpu()
             try:
                 done = subprocess.run(
                     command, capture_output=True, text=True, errors="replace", timeout=self.timeout, cwd=scratch
                 )
             except subprocess.TimeoutExpired:
                 return {"failed": f"more than {self.timeout} s"}
-            seconds = time.perf_counter() - start
+            seconds, cpu = time.perf_counter() - start, children_cpu() - cpu
         (folder / "log.txt").write_text(done.stdout + "\n--- stderr ---\n" + done.stderr)
         if done.returncode or not out.exists():
             return {"failed": last_line(done.stderr) or f"exit status {done.returncode}", "seconds": seconds}
-        if not quantizes(out):
+        if tool.quantizes and not quantizes(out):
             return {"failed": "wrote a model in which nothing is quantised", "seconds": seconds}
         measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return {
             **measured,
             "seconds": seconds,
+            "cpu_seconds": cpu,
             "busy": load > BUSY,
             "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
         }
@@ -193,6 +206,12 @@ class Runs:
         """A script in the judge's environment. Raises CalledProcessError."""
         command = [str(python_of("judge", self.work)), str(HERE / script), *arguments]
         return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
+
+
+def children_cpu() -> float:
+    """CPU seconds of all processes that ended: on a busy machine they tell more than wall time."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def kernels(model: Path) -> dict[str, int]:

@@ -18,6 +18,7 @@ class Tool:
     options: dict[str, str] = field(default_factory=dict)
     prepares: bool = True
     default: bool = True  # part of the table unless --tools says otherwise
+    quantizes: bool = True  # a file in which nothing is quantised is then a failure
 
 
 TOOLS: dict[str, Tool] = {
