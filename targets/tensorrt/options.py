@@ -44,3 +44,27 @@ class JetsonOptions(TensorRtOptions):
         "gpu-fallback": "true (default): layers the DLA does not take run on the GPU; false: they are an error",
         **TensorRtOptions.HELP,
     }
+
+
+@dataclass(frozen=True)
+class RtxOptions(TensorRtOptions):
+    """`capabilities`: "sm86,sm89", for the target that names none."""
+
+    capabilities: str | None = None
+
+    HELP: ClassVar[Mapping[str, str]] = {
+        "capabilities": "GPUs to build for, one plan each: sm86,sm89; sm86+sm89 is one plan for both; default: one plan for all",
+        **TensorRtOptions.HELP,
+    }
+
+
+@dataclass(frozen=True)
+class LocalOptions(TensorRtOptions):
+    """`timing_cache`: a file that earlier builds left."""
+
+    timing_cache: str | None = None
+
+    HELP: ClassVar[Mapping[str, str]] = {
+        "timing-cache": "the timing cache of an earlier build on this GPU: building is faster and chooses the same kernels",
+        **TensorRtOptions.HELP,
+    }

@@ -157,11 +157,8 @@ def judge_all(
             "builds": [{"name": c, "capabilities": sm_names(c), "plan": None} for c in capabilities],
         })  # fmt: skip
     crashed: dict[int, dict[str, str]] = {i: {} for i in range(len(models))}
-    version = toolchain.versions.get("tensorrt-rtx-cu12-bindings", toolchain.versions.get(toolchain.sdk, "?"))
-    for name, path in ask(toolchain, tasks, crashed, files=files, workdir=workdir, timeout=timeout).items():
-        if path is not None:
-            crashed[name]["result"] = path.read_text(encoding="utf-8")
-    return [_verdict(crashed[i], capabilities, version) for i in range(len(models))]
+    results = ask(toolchain, tasks, crashed, files=files, workdir=workdir, timeout=timeout)
+    return [verdict_of(results[i], crashed[i], capabilities, toolchain) for i in range(len(models))]
 
 
 def ask(
@@ -172,6 +169,7 @@ def ask(
     files: Mapping[str, Path | bytes],
     workdir: Path,
     timeout: float,
+    log: Path | None = None,
 ) -> dict[int, Path | None]:
     """Run the worker until every task has a result or has crashed it; by task the file with the result, or None.
 
@@ -181,7 +179,9 @@ def ask(
     left = list(tasks)
     while left:
         try:
-            toolchain.run(WORKER, {"models": left}, workdir=workdir, files=files, timeout=timeout)
+            toolchain.run(
+                WORKER, {"models": left}, workdir=workdir, files=files, timeout=timeout, log=log, progress=_quiet
+            )
         except WorkerError as e:
             what, _, rest = (e.step or "").partition(" ")
             if e.reason not in ("crash", "exit", "timeout", "memory", "log-size") or what not in ("parse", "build"):
@@ -198,16 +198,24 @@ def ask(
     return {t["id"]: results.get(t["id"]) for t in tasks}
 
 
-def _verdict(found: Mapping[str, str], capabilities: Sequence[str], version: str) -> Verdict:
-    if "result" not in found:
-        refusal = Refusal("", "", found["parse"])
-        return Verdict(False, (refusal,), (), dict.fromkeys(capabilities, found["parse"]), version)
-    data = json.loads(found["result"])
+def _quiet(step: str) -> None:
+    """The worker's steps are numbers of models: nothing for people."""
+
+
+def verdict_of(
+    result: Path | None, crashed: Mapping[str, str], capabilities: Sequence[str], toolchain: Toolchain
+) -> Verdict:
+    """From the worker's file, and what crashed it (see `ask`)."""
+    version = toolchain.versions.get("tensorrt-rtx-cu12-bindings", toolchain.versions.get(toolchain.sdk, "?"))
+    if result is None:
+        why = crashed["parse"]
+        return Verdict(False, (Refusal("", "", why),), (), dict.fromkeys(capabilities, why), version)
+    data = json.loads(result.read_text(encoding="utf-8"))
     refusals = tuple(Refusal(r["node"], r["op"], r["message"], r["code"], r["index"]) for r in data["refusals"])
     built: dict[str, int | str] = {}
     for name in capabilities:
         build = data["builds"].get(name)
-        built[name] = found[name] if build is None else build.get("bytes", build.get("reason", ""))
+        built[name] = crashed[name] if build is None else build.get("bytes", build.get("reason", ""))
     return Verdict(
         data["parsed"],
         refusals,
