@@ -22,7 +22,8 @@ class ToolchainDescription:
     `python` lists the CPython versions it runs on ("3.11"), best first; `platforms` "linux-x86_64" and the like;
     `imports` the modules whose import proves that it works; `report` the packages whose versions go into manifests;
     `stubs` files to put into site-packages (relative path -> text); `keep_env` variables of the caller that the SDK
-    may see. `lock` is a requirements file with hashes, named relative to the YAML.
+    may see. `lock` is a requirements file with hashes, named relative to the YAML; "" for an SDK edgec cannot install (it
+    comes with its device), which a user names with --toolchain. `version` is the tested one, "" where many are.
     """
 
     name: str
@@ -42,6 +43,10 @@ class ToolchainDescription:
     source: str = ""  # the YAML file; filled in on loading
 
     @property
+    def installable(self) -> bool:
+        return bool(self.lock)
+
+    @property
     def lock_path(self) -> Path:
         return Path(self.source).parent / self.lock
 
@@ -54,7 +59,7 @@ class ToolchainDescription:
         h = hashlib.sha256()
         for part in (
             Path(self.source).read_bytes(),
-            self.lock_path.read_bytes(),
+            self.lock_path.read_bytes() if self.installable else b"",
             f"python {python_version} on {this_platform()}".encode(),
         ):
             h.update(len(part).to_bytes(8, "little") + part)
@@ -88,7 +93,7 @@ def load_description(path: Path) -> ToolchainDescription:
     for stub in description.stubs:
         if PurePosixPath(stub).is_absolute() or ".." in PurePosixPath(stub).parts:
             raise _bad(path, f"stubs: {stub!r} leaves the environment")
-    if not description.lock_path.is_file():
+    if description.installable and not description.lock_path.is_file():
         raise _bad(path, f"lock: {description.lock} is not beside it")
     return description
 

@@ -126,6 +126,9 @@ class ToolchainManager:
     def install(self, name: str) -> Toolchain:
         """Make the environment if it is not there, also when an override exists. Needs the network, not `offline`."""
         description = self.description(name)
+        if not description.installable:
+            what = f"edgec cannot install {description.title or description.sdk}: it comes with the device"
+            raise error("EC0680", what, hint=f"--toolchain {name}=/path/to/python names a Python that has it")
         environment = Environment.of(description, self.cache_dir)
         if environment.stamp() is None:
             if self.offline:
@@ -141,7 +144,10 @@ class ToolchainManager:
 
     def installed(self, name: str) -> Toolchain | None:
         """The SDK where `ensure` has nothing to install or to try out, else None."""
-        if name in self.overrides or Environment.of(self.description(name), self.cache_dir).stamp() is None:
+        if name in self.overrides:
+            return None
+        description = self.description(name)
+        if not description.installable or Environment.of(description, self.cache_dir).stamp() is None:
             return None
         return self.ensure(name)
 
@@ -159,7 +165,7 @@ class ToolchainManager:
             raise error("EC0613", what, first.location, hint) from e
         found = versions.get(description.sdk)
         notes = []
-        if found != description.version:
+        if description.version and found != description.version:
             what = f"{python} has {description.sdk} {found or 'of unknown version'}, tested is {description.version}"
             hint = "numbers, placement and supported operators may differ"
             notes.append(Diagnostic("EC0614", Severity.WARNING, what, Location(), hint))
@@ -181,6 +187,9 @@ class ToolchainManager:
                 toolchain = self.ensure(name)
                 checks = [Check(False, d.message, d.hint) for d in toolchain.diagnostics]
                 return [*checks, Check(True, f"{name}: {toolchain.python} imports {description.sdk}")]
+            if not description.installable:
+                hint = f"--toolchain {name}=/path/to/python names a Python that has it"
+                return [Check(True, f"{name}: comes with the device, edgec does not install it", hint)]
             environment = Environment.of(description, self.cache_dir)
             checks = [Check(True, f"{name}: this machine and Python {environment.python_version} are supported")]
             stamp = environment.stamp()
@@ -207,6 +216,9 @@ class ToolchainManager:
             python = self.overrides[name]
             problem = None if python.exists() else f"{python} does not exist"
             return ToolchainStatus(name, description.sdk, "?", problem is None, python, 0, None, problem)
+        if not description.installable:
+            what = "comes with the device; --toolchain names a Python that has it"
+            return ToolchainStatus(name, description.sdk, description.version, False, None, 0, None, what)
         try:
             environment = Environment.of(description, self.cache_dir)
         except EdgecError as e:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from edgec.toolchain import PROTOCOL, load_description
+from edgec.diagnostics import EdgecError
+from edgec.toolchain import PROTOCOL, ToolchainManager, load_description
 from edgec.toolchain.description import builtin_descriptions
 
 
@@ -16,6 +18,9 @@ def test_lock_pins_the_sdk(name: str) -> None:
     assert d.name == name
     assert d.protocol == PROTOCOL
     assert d.evidence
+    if not d.installable:
+        assert d.notes, "what it comes with"
+        return
     requirements = re.sub(r"\\\n", " ", d.lock_path.read_text()).splitlines()
     pinned = {}
     for line in requirements:
@@ -25,3 +30,16 @@ def test_lock_pins_the_sdk(name: str) -> None:
             pinned[package.strip()] = rest.split()[0]
     assert pinned[d.sdk] == d.version
     assert set(d.report) <= set(pinned)
+
+
+def test_what_edgec_cannot_install_says_what_to_do_instead(tmp_path: Path) -> None:
+    manager = ToolchainManager(tmp_path)
+    (status,) = (s for s in manager.list() if s.name == "tensorrt")
+    assert not status.installed
+    assert "comes with the device" in str(status.problem)
+    assert manager.installed("tensorrt") is None
+    assert all(check.ok for check in manager.doctor("tensorrt"))
+    with pytest.raises(EdgecError) as e:
+        manager.install("tensorrt")
+    assert e.value.diagnostics[0].code == "EC0680"
+    assert "--toolchain tensorrt=" in str(e.value.diagnostics[0].hint)
