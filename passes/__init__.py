@@ -94,6 +94,7 @@ _LEGALIZE: dict[str, str] = {
     "unroll-rnn": "UnrollRnn",
     "to-float32": "ToFloat32",
     "to-float16": "ToFloat16",
+    "weight-pairs": "WeightPairs",
     "conv1d-to-2d": "Conv1dTo2d",
     "split-grouped-deconv": "SplitGroupedDeconv",
     "transpose-gemm-input": "TransposeGemmInput",
