@@ -84,7 +84,7 @@ def converted(v: ir.Value, half: ir.DataType, saturate: bool = False) -> ir.Tens
     and let go when asked for."""
     source = v.const_value
 
-    def make() -> ir.Tensor:
+    def make() -> ir.TensorProtocol:
         data = constant_of(v) if source is None else np.asarray(source.numpy(), np.float32)
         assert data is not None  # the caller looked
         if saturate:

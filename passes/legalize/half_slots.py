@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -64,11 +64,11 @@ def slots(node: ir.Node, opsets: Mapping[str, int], half: ir.DataType) -> Slots:
     return Slots(ins, outs)
 
 
-def _plain(values: tuple[ir.Value | None, ...]) -> tuple[Slot, ...]:
+def _plain(values: Sequence[ir.Value | None]) -> tuple[Slot, ...]:
     return _all(values, "typed")
 
 
-def _all(values: tuple[ir.Value | None, ...], slot: Slot) -> tuple[Slot, ...]:
+def _all(values: Sequence[ir.Value | None], slot: Slot) -> tuple[Slot, ...]:
     return tuple(slot if is_float32(v) else "none" for v in values)
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from edgec.diagnostics import Location, did_you_mean, error
 from edgec.graph import Graph, ir
+from edgec.infer import infer_shapes
 from edgec.passes.legalize.half_decisions import KEPT_KEY, QDQ, Decisions, Kept
 from edgec.passes.legalize.half_islands import islands
 from edgec.passes.legalize.half_ranges import observe_ranges
@@ -39,10 +40,12 @@ class ToFloat16(Pass):
     """`half`: inputs and outputs of the model are of 16 bits too."""
 
     name: ClassVar[str] = "to-float16"
-    contract: ClassVar[Contract] = "close"
+    contract: ClassVar[Contract] = "lossy"
     needs_calibration: ClassVar[bool] = False
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
+        if any(v.dtype is None for n in graph.nodes() for v in n.outputs):
+            infer_shapes(graph)
         half = ir.DataType.FLOAT16 if self.to == "float16" else ir.DataType.BFLOAT16
         kinds = {n: slots(n, graph.model.opset_imports, half) for n in graph.nodes()}
         keep = self._asked(graph)
