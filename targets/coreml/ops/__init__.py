@@ -8,9 +8,14 @@ FAMILIES = (
     "activation",
     "convolution",
     "elementwise",
+    "gather",
+    "matmul",
+    "movement",
     "normalization",
+    "pooling",
     "quantization",
     "reduction",
+    "shape",
     "unary",
 )
 

@@ -1,0 +1,219 @@
+"""What only moves data: shapes, order, pieces."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgec.targets.coreml.node import NodeLowering
+from edgec.targets.coreml.program import Array, Dim
+from edgec.targets.coreml.rules import ANY, BOOL_AS_INT, NUMBERS, lowers
+
+_INT32 = np.iinfo(np.int32)
+
+
+@lowers("Transpose", dtypes=ANY)
+def transpose(n: NodeLowering) -> None:
+    perm = n.attr("perm") or list(range(len(n.dims())))[::-1]
+    n.result(n.transpose(n.x(), [int(p) for p in perm]))
+
+
+@lowers("Reshape", dtypes=ANY)
+def reshape(n: NodeLowering) -> None:
+    """To the sizes that are known; one dimension may be open."""
+    dims = n.out_dims()
+    if n.is_const(1):
+        asked = [int(d) for d in n.const(1)]
+        sizes = [d if isinstance(d, int) else -1 for d in dims] if all(isinstance(d, int) for d in dims) else asked
+        if 0 in asked and sizes is asked and len(asked) != len(n.dims()):
+            n.refuse("a 0 (keep this size) where ranks differ and sizes are open", "fix the inputs: --input-shape")
+        if sizes.count(-1) > 1:
+            n.refuse("more than one open dimension", "fix the inputs: --input-shape")
+        n.result(n.emit("reshape", x=n.x(0), shape=np.asarray(sizes, np.int32), out_shape=dims))
+        return
+    if all(isinstance(d, int) for d in dims):
+        n.result(n.reshape(n.x(0), [int(d) for d in dims]))
+        return
+    n.result(n.emit("reshape", x=n.x(0), shape=n.x(1), out_shape=dims))
+
+
+@lowers("Flatten", dtypes=ANY)
+def flatten(n: NodeLowering) -> None:
+    axis, dims = int(n.attr("axis")), n.dims()
+    axis = axis + len(dims) if axis < 0 else axis
+    parts = [_product(dims[:axis]), _product(dims[axis:])]
+    if parts.count(-1) > 1:
+        n.refuse("more than one open dimension", "fix the inputs: --input-shape")
+    n.result(n.emit("reshape", x=n.x(), shape=np.asarray(parts, np.int32), out_shape=n.out_dims()))
+
+
+def _product(dims: tuple[Dim, ...]) -> int:
+    """Number of elements, or -1 where it is open."""
+    known = [d for d in dims if isinstance(d, int)]
+    return math.prod(known) if len(known) == len(dims) else -1
+
+
+@lowers("Squeeze", dtypes=ANY)
+def squeeze(n: NodeLowering) -> None:
+    dims = n.dims()
+    axes = [int(a) % len(dims) for a in n.const(1)] if n.has(1) else [i for i, d in enumerate(dims) if d == 1]
+    if not axes:
+        n.result(n.x(0))
+        return
+    n.result(n.emit("squeeze", x=n.x(0), axes=np.asarray(sorted(axes), np.int32), out_shape=n.out_dims()))
+
+
+@lowers("Unsqueeze", dtypes=ANY)
+def unsqueeze(n: NodeLowering) -> None:
+    rank = len(n.out_dims())
+    axes = sorted(int(a) % rank for a in n.const(1))
+    n.result(n.emit("expand_dims", x=n.x(0), axes=np.asarray(axes, np.int32), out_shape=n.out_dims()))
+
+
+@lowers("Concat", dtypes=ANY)
+def concat(n: NodeLowering) -> None:
+    values = [n.x(i) for i in range(len(n.node.inputs))]
+    axis = int(n.attr("axis")) % len(n.dims())
+    n.result(n.emit("concat", values=values, axis=axis, interleave=False, out_shape=n.out_dims()))
+
+
+@lowers("Split", dtypes=ANY)
+def split(n: NodeLowering) -> None:
+    axis = int(n.attr("axis")) % len(n.dims())
+    sizes = [n.out_shape(k)[axis] for k in range(len(n.node.outputs))]
+    outputs: list[tuple[tuple[Dim, ...] | None, str | None]] = [(n.out_dims(k), None) for k in range(len(sizes))]
+    if len(sizes) == 1:
+        n.result(n.x(0))
+        return
+    made = n.emit_many("split", outputs, x=n.x(0), split_sizes=np.asarray(sizes, np.int32), axis=axis)
+    for k, v in enumerate(made):
+        n.result(v, k)
+
+
+@lowers("Slice", dtypes=ANY)
+def cut(n: NodeLowering) -> None:
+    """Limits known now. Where an axis is open, those that reach its end are masked."""
+    dims = n.dims()
+    starts, ends = ([int(v) for v in n.const(i)] for i in (1, 2))
+    axes = [int(a) % len(dims) for a in n.const(3)] if n.has(3) else list(range(len(starts)))
+    steps = [int(s) for s in n.const(4)] if n.has(4) else [1] * len(starts)
+    begin, end, stride = np.zeros(len(dims), np.int32), np.zeros(len(dims), np.int32), np.ones(len(dims), np.int32)
+    begin_mask, end_mask = np.ones(len(dims), np.bool_), np.ones(len(dims), np.bool_)
+    for axis, start, stop, step in zip(axes, starts, ends, steps, strict=True):
+        size = dims[axis]
+        stride[axis] = step
+        if isinstance(size, int):
+            first, last, _ = slice(start, stop, step).indices(size)
+            if first >= last if step > 0 else first <= last:
+                n.refuse("an empty slice", "take the node out when the model is exported")
+            begin[axis], begin_mask[axis] = first, False
+            end[axis], end_mask[axis] = max(last, 0), last < 0
+            continue
+        if step < 0:
+            n.refuse("a step backwards along an axis whose size is open", "fix the inputs: --input-shape")
+        begin[axis], begin_mask[axis] = start, start == 0
+        end[axis], end_mask[axis] = min(stop, _INT32.max), stop >= _INT32.max
+    n.result(
+        n.emit(
+            "slice_by_index", x=n.x(0), begin=begin, end=end, stride=stride, begin_mask=begin_mask, end_mask=end_mask,
+            out_shape=n.out_dims(),
+        )
+    )  # fmt: skip
+
+
+_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
+
+
+@lowers("Pad", via={"int32": "fp32", "bool": "fp32"})
+def pad(n: NodeLowering) -> None:
+    """Negative amounts cut off. MIL pads by reflection and replication the last two axes only."""
+    mode, rank = n.attr("mode"), len(n.dims())
+    if mode not in _MODES:
+        n.refuse(f"mode {mode!r}", f"MIL has {', '.join(_MODES)}")
+    given = [int(p) for p in n.const(1)]
+    axes = [int(a) % rank for a in n.const(3)] if n.has(3) else list(range(rank))
+    amounts = np.zeros((rank, 2), np.int32)
+    for i, a in enumerate(axes):
+        amounts[a] = given[i], given[i + len(axes)]
+    x = n.x(0)
+    if (amounts < 0).any():
+        sizes = np.asarray(n.shape())
+        begin, end = np.maximum(-amounts[:, 0], 0), sizes - np.maximum(-amounts[:, 1], 0)
+        x = n.emit(
+            "slice_by_index",
+            x=x,
+            begin=begin.astype(np.int32),
+            end=end.astype(np.int32),
+            out_shape=tuple((end - begin).tolist()),
+        )
+        amounts = np.maximum(amounts, 0)
+    if not amounts.any():
+        n.result(x)
+        return
+    if mode != "constant" and (amounts[:-2].any() or rank < 2):
+        n.refuse(f"mode {mode!r} on other than the last two axes", "a Transpose around it brings them there")
+    value = n.const(2, default=0).reshape(()) if n.has(2) else np.zeros(())
+    n.result(
+        n.emit(
+            "pad", x=x, pad=amounts.reshape(-1), mode=_MODES[mode], out_shape=n.out_dims(),
+            constant_val=n.real(float(value), x) if mode == "constant" else None,
+        )
+    )  # fmt: skip
+
+
+@lowers("Tile", dtypes=ANY)
+def tile(n: NodeLowering) -> None:
+    n.result(n.emit("tile", x=n.x(0), reps=n.const(1).astype(np.int32), out_shape=n.out_dims()))
+
+
+@lowers("Expand", dtypes=ANY)
+def expand(n: NodeLowering) -> None:
+    """Repeats of axes of one element."""
+    to, have = n.out_shape(), n.shape()
+    x = n.x(0)
+    wide = (1,) * (len(to) - len(have)) + have
+    if not to:
+        n.result(x)
+        return
+    x = n.reshape(x, wide)
+    reps = np.asarray([t // max(w, 1) if w == 1 else 1 for t, w in zip(to, wide, strict=True)], np.int32)
+    n.result(x if (reps == 1).all() else n.emit("tile", x=x, reps=reps, out_shape=to))
+
+
+@lowers("DepthToSpace")
+def depth_to_space(n: NodeLowering) -> None:
+    """DCR is MIL's depth_to_space, CRD its pixel_shuffle."""
+    size = int(n.attr("blocksize"))
+    if n.attr("mode") == "CRD":
+        n.result(n.emit("pixel_shuffle", x=n.x(), upscale_factor=size, out_shape=n.out_dims()))
+    else:
+        n.result(n.emit("depth_to_space", x=n.x(), block_size=size, out_shape=n.out_dims()))
+
+
+@lowers("SpaceToDepth")
+def space_to_depth(n: NodeLowering) -> None:
+    n.result(n.emit("space_to_depth", x=n.x(), block_size=int(n.attr("blocksize")), out_shape=n.out_dims()))
+
+
+@lowers("ReverseSequence", dtypes=ANY)
+def reverse_sequence(n: NodeLowering) -> None:
+    n.result(
+        n.emit(
+            "reverse_sequence", x=n.x(0), lengths=n.x(1), seq_axis=int(n.attr("time_axis")),
+            batch_axis=int(n.attr("batch_axis")), out_shape=n.out_dims(),
+        )
+    )  # fmt: skip
+
+
+@lowers("Trilu", dtypes=NUMBERS, via=BOOL_AS_INT)
+def triangle(n: NodeLowering) -> None:
+    """The upper or lower part of the last two axes, by a mask."""
+    k = int(n.const(1, default=0).reshape(())) if n.has(1) else 0
+    rows, columns = n.shape()[-2:]
+    ones = np.ones((rows, columns), np.bool_)
+    mask: Array = np.triu(ones, k) if int(n.attr("upper", 1)) else np.tril(ones, k)
+    x = n.x(0)
+    kept = np.broadcast_to(mask, n.shape())
+    zero = np.zeros((), np.int32) if x.dtype == "int32" else n.real(0)
+    n.result(n.emit("select", cond=np.ascontiguousarray(kept), a=x, b=zero, out_dtype=x.dtype, out_shape=n.out_dims()))
