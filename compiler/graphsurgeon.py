@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from edgec.diagnostics import Location, error
 from edgec.graph import Graph, ir
+from edgec.infer import infer_shapes
 from edgec.pipeline import Contract, Pass, PassContext, PassResult
 
 if TYPE_CHECKING:
@@ -113,29 +114,49 @@ def graphsurgeon_pass(name: str, *, contract: Contract = "close") -> Callable[[S
 
 
 def _run(script: Script, name: str, graph: Graph) -> PassResult:
+    return adopt(graph, run_script(script, name, graph), name)
+
+
+def run_script(script: Script, name: str, graph: Graph) -> Graph:
+    """What a function on a `gs.Graph` makes of `graph`, cleaned up and sorted; `graph` stays as it is.
+
+    Raises:
+        EdgecError: EC0309 it returns something else than a graph or None; EC0308 the result cannot be exported.
+    """
     surgeon = to_graphsurgeon(graph)
     result = script(surgeon)
     if result is not None and not isinstance(result, gs.Graph):
         raise error("EC0309", f"pass {name} returned {type(result).__name__}, not a gs.Graph or None")
     surgeon = result if result is not None else surgeon
     surgeon.cleanup().toposort()
-    new = from_graphsurgeon(surgeon, source=graph.source)
-    _same_interface(name, graph, new)
-    changed = new.fingerprint() != graph.fingerprint()
-    if not changed:
+    return from_graphsurgeon(surgeon, source=graph.source)
+
+
+def adopt(graph: Graph, new: Graph, name: str, *, new_outputs: bool = False, hint: str | None = None) -> PassResult:
+    """Put what a script made in the place of `graph`. Nodes that keep name and operator keep their provenance.
+
+    `new_outputs`: other outputs than before are fine; other inputs never are, because samples are made for them.
+
+    Raises:
+        EdgecError: EC0309 the interface changed.
+    """
+    _same_interface(name, graph, new, new_outputs, hint)
+    if new.fingerprint() == graph.fingerprint():
         return PassResult(False)
     _keep_what_gs_drops(graph, new, name)
+    infer_shapes(new)
     graph.model = new.model
     graph._names = None
     return PassResult(True)
 
 
-def _same_interface(name: str, old: Graph, new: Graph) -> None:
+def _same_interface(name: str, old: Graph, new: Graph, new_outputs: bool, hint: str | None) -> None:
     for what, a, b in (("inputs", old.inputs, new.inputs), ("outputs", old.outputs, new.outputs)):
         before, after = [(v.name, v.dtype) for v in a], [(v.name, v.dtype) for v in b]
-        if before != after:
+        if before != after and not (new_outputs and what == "outputs"):
             message = f"pass {name} changed the model's {what}: {_names(before)} became {_names(after)}"
-            raise error("EC0309", message, hint="a pass keeps names and types of inputs and outputs")
+            advice = (hint if what == "outputs" else None) or "a pass keeps names and types of inputs and outputs"
+            raise error("EC0309", message, hint=advice)
 
 
 def _names(interface: list[tuple[str | None, Any]]) -> str:
@@ -156,4 +177,4 @@ def _keep_what_gs_drops(old: Graph, new: Graph, name: str) -> None:
             n.metadata_props.setdefault("edgec.rule", name)
 
 
-__all__: list[str] = ["from_graphsurgeon", "graphsurgeon_pass", "to_graphsurgeon"]
+__all__: list[str] = ["adopt", "from_graphsurgeon", "graphsurgeon_pass", "run_script", "to_graphsurgeon"]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from edgec.accuracy import Accuracy
 from edgec.diagnostics import Diagnostic, EdgecError, Location, Severity, error
+from edgec.recipe import parse_pipeline
 from edgec.specs import yaml_file
 
 Text = Annotated[str, Field(min_length=1)]
@@ -35,6 +37,9 @@ _TARGET_OPTIONS = ("io_layout", "io_dtype", "flash", "ram")
 
 _FILE_OPTIONS = ("labels",)
 """Options of targets that are paths."""
+
+_FILE_STEP_OPTIONS = ("script",)
+"""Options of passes that are paths."""
 
 
 class _Settings(BaseModel):
@@ -155,7 +160,7 @@ class Project:
             found["preprocess"] = Preprocess.parse(options)
         pipeline = self._setting(target, "pipeline")
         if pipeline is not None:
-            found["pipeline"] = pipeline if isinstance(pipeline, str) else list(pipeline)
+            found["pipeline"] = self._steps(parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline)
         options = {name.replace("_", "-"): self._setting(target, name) for name in _TARGET_OPTIONS}
         options = {k: v for k, v in options.items() if v is not None} | target.options
         options |= {k: str(self._path(str(v))) for k, v in options.items() if k in _FILE_OPTIONS}
@@ -182,6 +187,22 @@ class Project:
 
     def _path(self, text: str) -> Path:
         return self.path.parent / text
+
+    def _steps(self, steps: Sequence[Any]) -> list[Any]:
+        """The steps of a pipeline with the paths in them, groups included."""
+        out: list[Any] = []
+        for step in steps:
+            if isinstance(step, Mapping):
+                step = {
+                    name: self._steps(options)
+                    if name == "repeat" and isinstance(options, list)
+                    else {k: str(self._path(str(v))) if k in _FILE_STEP_OPTIONS else v for k, v in options.items()}
+                    if isinstance(options, Mapping)
+                    else options
+                    for name, options in step.items()
+                }
+            out.append(step)
+        return out
 
     def _source(self, text: str) -> str:
         """A path beside the file where there is one (or it looks like one), else `module:function` as it stands."""
