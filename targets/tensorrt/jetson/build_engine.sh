@@ -57,7 +57,7 @@ help_text() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 number_of() {
     printf '%s\n' "$1" | sed -n 's/^\([0-9]\{1,3\}\)\.\([0-9]\{1,2\}\)\.\([0-9]\{1,2\}\).*$/\1 \2 \3/p; t
 s/^\([0-9]\{1,3\}\)\.\([0-9]\{1,2\}\).*$/\1 \2 0/p' | {
-        read -r major minor patch && say "$((major * 10000 + minor * 100 + patch))"
+        IFS=' ' read -r major minor patch && say "$((major * 10000 + minor * 100 + patch))"
     }
 }
 
