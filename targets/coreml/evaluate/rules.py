@@ -4,8 +4,9 @@
     def leaky_relu(o: OpReader) -> None:
         o.give(o.emit("LeakyRelu", [o.x()], alpha=o.number("alpha")))
 
-In the ONNX graph every float is float32 (fp16 values are rounded to fp16 where that is asked for), every int32 is int64,
-bool stays; int8 and uint8 appear between quantize and dequantize only.
+In the ONNX graph every float is float32 (fp16 values are rounded to fp16 where that is asked for), integers of more than 8
+bits are int64, int8, uint8 and bool stay. What a rule writes in several nodes is computed in float32 throughout and rounded
+once, at its end: whether Core ML's kernels accumulate in fp16 or in fp32 is not known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from edgec.graph import ir
-from edgec.targets.coreml.program import FLOATS, Array, Operation, Packed, Value
+from edgec.targets.coreml.program import FLOATS, Argument, Array, Dim, Operation, Packed, Value
 
 if TYPE_CHECKING:
     from edgec.targets.coreml.evaluate.to_onnx import Evaluator
@@ -83,6 +84,23 @@ class OpReader:
             self.unknown(f"{name} is no list")
         return [self.evaluator.value(v) if isinstance(v, Value) else self.const(np.asarray(v)) for v in found]
 
+    def listed(self, name: str) -> Sequence[Argument]:
+        """The members of such an argument as they are."""
+        found = self.operation.inputs.get(name)
+        if not isinstance(found, (list, tuple)) or not found:
+            self.unknown(f"{name} is no list")
+        return found
+
+    def numbers(self, name: str) -> Sequence[float]:
+        """An argument that is a list of numbers known now."""
+        made = []
+        for member in self.listed(name):
+            found = self.evaluator.number(member) if isinstance(member, Value) else np.asarray(member)
+            if found is None:
+                self.unknown(f"{name} is not known")
+            made.append(float(found))
+        return made
+
     def shape(self, name: str = "x") -> tuple[int, ...]:
         """Fixed shape of an argument."""
         shape = self.mil(name).known
@@ -103,6 +121,13 @@ class OpReader:
             return np.asarray(default)
         return np.asarray(found)
 
+    def known(self, name: str) -> Array | None:
+        """The same, or None where it is computed."""
+        found = self.operation.inputs.get(name)
+        if isinstance(found, Value) and self.evaluator.number(found) is None:
+            return None
+        return self.array(name)
+
     def number(self, name: str, default: float | None = None) -> float:
         return float(self.array(name, default))
 
@@ -120,6 +145,14 @@ class OpReader:
         if not isinstance(found, str):
             self.unknown(f"{name} is no text")
         return found
+
+    def dims(self, name: str = "x") -> tuple[Dim, ...]:
+        """Shape of an argument; a dimension known at run time only is its name."""
+        return self.mil(name).known
+
+    def axis(self, name: str = "axis", default: int | None = None, rank: int | None = None) -> int:
+        """An axis, counted from the front; of `x` unless `rank` is given."""
+        return self.integer(name, default) % (self.mil().rank if rank is None else rank)
 
     @property
     def out(self) -> Value:
@@ -150,6 +183,11 @@ class OpReader:
         """These are the operation's outputs, in order. fp16 ones are rounded where the evaluation is in fp16."""
         for mil, v in zip(self.operation.outputs, values, strict=True):
             self.evaluator.keep(mil, v)
+
+    def move(self, *values: ir.Value) -> None:
+        """The same for values that are among the operation's inputs already: there is nothing to round."""
+        for mil, v in zip(self.operation.outputs, values, strict=True):
+            self.evaluator.keep(mil, v, exact=True)
 
 
 def is_float(v: Value) -> bool:

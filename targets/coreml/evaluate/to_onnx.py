@@ -12,7 +12,26 @@ from edgec.graph import Graph, ir
 from edgec.targets.coreml.evaluate.rules import RULES, NotEvaluated, OpReader
 from edgec.targets.coreml.program import FLOATS, Array, Program, Value
 
-FAMILIES = ("basic", "constants")
+FAMILIES = (
+    "activations",
+    "attention",
+    "blocks",
+    "constants",
+    "convolution",
+    "elementwise",
+    "filling",
+    "gathering",
+    "normalization",
+    "ordering",
+    "pooling",
+    "products",
+    "quantization",
+    "reductions",
+    "resizing",
+    "scattering",
+    "shapes",
+    "slicing",
+)
 _OPSET = 23
 _BYTES = ("int8", "uint8")
 
@@ -73,9 +92,9 @@ class Evaluator:
         """The numbers of a constant; None where a value is computed."""
         return self._numbers.get(v)
 
-    def keep(self, mil: Value, v: ir.Value) -> None:
-        """`v` is the MIL value; rounded where fp16 is evaluated as such."""
-        if self.half and mil.dtype == "fp16":
+    def keep(self, mil: Value, v: ir.Value, *, exact: bool = False) -> None:
+        """`v` is the MIL value; rounded where fp16 is evaluated as such, unless it is `exact` in fp16 as it is."""
+        if self.half and mil.dtype == "fp16" and not exact:
             (half,) = self.node("Cast", [v], 1, {"to": int(ir.DataType.FLOAT16)})
             (v,) = self.node("Cast", [half], 1, {"to": int(ir.DataType.FLOAT)})
         self._at[mil] = v
