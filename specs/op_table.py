@@ -107,7 +107,7 @@ class OpTable(Model):
 
 def _runs(row: OpRow) -> bool:
     """Whether the device runs the op in any case."""
-    return any(r.run in ("accelerator", "either") for r in (row, *row.cases))
+    return any(run in ("accelerator", "either") for run in (row.run, *(case.run for case in row.cases)))
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,10 @@ class Board:
         """Write a bundle: int8, dynamic shapes."""
         (self.folder / "model.onnx").write_bytes(b"an ONNX file")
         hashes = {"model.onnx": hashlib.sha256(b"an ONNX file").hexdigest()}
-        for name in changes.pop("files", ()):  # type: ignore[attr-defined]
-            (self.folder / name).write_bytes(b"more")
-            hashes[name] = hashlib.sha256(b"more").hexdigest()
+        files = changes.pop("files", ())
+        for name, data in (files if isinstance(files, dict) else dict.fromkeys(files, b"more")).items():  # type: ignore[call-overload]
+            (self.folder / name).write_bytes(data)
+            hashes[name] = hashlib.sha256(data).hexdigest()
         chosen = release(board, jetpack)
         weak = ("--fp16", "--int8") if chosen.form == "weak" else ()
         build = Build("model.onnx", hashes, chosen, "int8", chosen.versions, weak, (X,), **changes)  # type: ignore[arg-type]
@@ -339,10 +340,26 @@ def test_the_dla_with_a_calibration_cache(board: Board) -> None:
     board.bundle("jetson-orin-nx", dla=Dla(True, "calib.cache", "dlaSRAM:1"), files=("calib.cache",), workspace=1 << 30)
     done = board.run("10.3.0", "--dla-core", "1")
     assert done.returncode == 0, done.stderr
-    assert board.given["--calib"] == str(board.folder / "calib.cache")
+    assert board.given["--calib"] == str(board.folder / "calib-10.3.0.cache")
     assert board.given["--useDLACore"] == "1"
     assert "--allowGPUFallback" in board.given
     assert board.given["--memPoolSize"] == "workspace:1024,dlaSRAM:1"
+
+
+@pytest.mark.parametrize(
+    ("version", "tag"), [("8.5.2", "8502"), ("8.6.2", "8602"), ("10.3.0", "100300"), ("10.7.0", "100700")]
+)
+def test_the_calibration_cache_is_of_the_tensorrt_that_reads_it(board: Board, version: str, tag: str) -> None:
+    dla = Dla(
+        True, "calib.cache", arguments=("--precisionConstraints=prefer", "--layerPrecisions=/a/Sigmoid:fp16,b:fp16")
+    )
+    board.bundle("jetson-orin-nx", dla=dla, files={"calib.cache": b"TRT-100300-EntropyCalibration2\nx: 3c010a14\n"})
+    assert board.run(version).returncode == 0
+    read = Path(board.given["--calib"]).read_text()
+    assert read == f"TRT-{tag}-EntropyCalibration2\nx: 3c010a14\n"
+    assert (board.folder / "calib.cache").read_bytes().startswith(b"TRT-100300-")
+    assert board.given["--precisionConstraints"] == "prefer"
+    assert board.given["--layerPrecisions"] == "/a/Sigmoid:fp16,b:fp16"
 
 
 def test_the_dla_without_fallback_on_tensorrt_11(board: Board) -> None:

@@ -40,6 +40,7 @@ bundle_workspace='@workspace@'
 bundle_dla='@dla@'
 bundle_dla_fallback='@dla_fallback@'
 bundle_dla_pools='@dla_pools@'
+bundle_dla_arguments='@dla_arguments@'
 bundle_calibration='@calibration@'
 # ------------------------------------------------------------------------------------------------------------------------
 
@@ -274,10 +275,13 @@ pools=''
 if [ "$version" -ge 80600 ]; then only_build=--skipInference; else only_build=--buildOnly; fi
 
 if [ -n "$bundle_dla" ]; then
+    for argument in $bundle_dla_arguments; do set -- "$argument" "$@"; done
     [ -z "$bundle_dla_fallback" ] || set -- --allowGPUFallback "$@"
     set -- "--useDLACore=$dla_core" "$@"
 fi
-[ -z "$bundle_calibration" ] || set -- "--calib=$here/$bundle_calibration" "$@"
+# A calibration cache of another TensorRT version is refused: the one that is read gets this version in its first line.
+calibration="$folder/${bundle_calibration%.cache}-$(text_of "$version").cache"
+[ -z "$bundle_calibration" ] || set -- "--calib=$calibration" "$@"
 if [ -n "$bundle_max" ]; then
     set -- "--minShapes=$bundle_min" "--optShapes=$bundle_opt" "--maxShapes=$bundle_max" "$@"
 fi
@@ -302,6 +306,12 @@ say "$(quoted "$trtexec" "$@")"
 [ -z "$dry_run" ] || exit 0
 
 (: >"$partial") 2>/dev/null || fail 6 "cannot write to $folder" 'give another place with --output'
+if [ -n "$bundle_calibration" ]; then
+    tag=$version
+    # 8.5.2 calls itself 8502, not 80502
+    [ "$version" -ge 100000 ] || tag=$((version / 10000))$(printf '%03d' $((version % 10000)))
+    sed "1s/^TRT-[0-9]*-/TRT-$tag-/" "$here/$bundle_calibration" >"$calibration" || fail 6 "cannot write $calibration"
+fi
 trap 'interrupted 130' INT
 trap 'interrupted 143' TERM HUP
 for old in "$folder/.$name".*.partial "$folder/.$name".*.partial.layers; do # left by one that was killed

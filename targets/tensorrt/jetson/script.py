@@ -26,13 +26,14 @@ BOARD_NAMES: Mapping[str, str] = {
 @dataclass(frozen=True)
 class Dla:
     """How a bundle runs on the DLA. `calibration`: the cache's file name, for a model without Q/DQ; None where the model is
-    strongly typed. `pools`: for --memPoolSize, "dlaSRAM:1" (MiB).
+    strongly typed. `pools`: for --memPoolSize, "dlaSRAM:1" (MiB). `arguments`: more for trtexec, without blanks.
     """
 
     gpu_fallback: bool
     calibration: str | None = None
     pools: str = ""
     core: int = 0
+    arguments: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Build:
             "dla": "" if dla is None else str(dla.core),
             "dla_fallback": "yes" if dla is not None and dla.gpu_fallback else "",
             "dla_pools": dla.pools if dla is not None else "",
+            "dla_arguments": " ".join(dla.arguments) if dla is not None else "",
             "calibration": dla.calibration or "" if dla is not None else "",
         }
         text = files("edgec.targets.tensorrt.jetson").joinpath(SCRIPT).read_text(encoding="utf-8")
