@@ -254,6 +254,10 @@ RTX: Mapping[str, str | Sequence[Limit]] = {
     "Swish": [], "GridSample": [], "LSTM": [Limit(attr("input_forget", 1), "coupled input and forget gates")],
 }  # fmt: skip
 
+GENERAL: Sequence[Limit] = (
+    Limit({"dtype": {0: NEVER}}, "TensorRT has no such element type", "cast to int32, int64 or float32", source="measured, the sweep's cases in these types"),
+    Limit({"rank": {0: {"min": 9}}}, "tensors have eight axes at most", source="measured, cases rank_8 and rank_9"),
+)  # fmt: skip
 UNITS = """\
 units:
   - name: conv-act
@@ -303,14 +307,7 @@ def case(limit: Limit) -> dict[str, Any]:
 
 
 def accelerator(op: str, rows: Sequence[Mapping[str, str]], limits: Sequence[Limit], source: str) -> dict[str, Any]:
-    cases = [
-        {
-            "when": {"dtype": {0: NEVER}},
-            "run": "impossible",
-            "reason": "TensorRT has no such element type",
-            "hint": "cast to int32, int64 or float32",
-        }
-    ]
+    cases: list[dict[str, Any]] = []
     own = {t for x in limits for t in x.when.get("dtype", {}).get(0, ())}
     passed = any(went(r) for r in rows) and op not in ("QuantizeLinear", "DequantizeLinear")
     types = [t for t in refused_types(rows) if t not in own] if passed else []
@@ -333,11 +330,10 @@ def accelerator(op: str, rows: Sequence[Mapping[str, str]], limits: Sequence[Lim
                 "hint": "cast to float32 or int64",
             }
         )
-    cases.append({"when": {"rank": {0: {"min": 9}}}, "run": "impossible", "reason": "tensors have eight axes at most"})
     cases += [case(x) for x in limits]
     done = sum(map(went, rows))
     measured = f"; {done} of {len(rows)} one-node models built with TensorRT-RTX 1.7.1 for SM86" if done else ""
-    return {"run": "accelerator", "cases": cases, "evidence": source + measured}
+    return {"run": "accelerator", **({"cases": cases} if cases else {}), "evidence": source + measured}
 
 
 def refusal(op: str, reason: str, source: str) -> dict[str, Any]:
@@ -450,7 +446,13 @@ def main() -> int:
         "tensorrt-rtx": rtx(sweep),
     }
     for name, head in TABLES.items():
-        lines = [HEAD + head.rstrip("\n"), "ops:", *(f"  {op}: {flow(row)}" for op, row in sorted(rows[name].items()))]
+        general = [f"  - {flow(case(x))}" for x in GENERAL] if name == "tensorrt" else []
+        lines = [
+            HEAD + head.rstrip("\n"),
+            *(["general:", *general] if general else []),
+            "ops:",
+            *(f"  {op}: {flow(row)}" for op, row in sorted(rows[name].items())),
+        ]
         if name == "tensorrt":
             lines.append(UNITS.rstrip("\n"))
         (ROOT / "specs" / "ops" / f"{name}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
