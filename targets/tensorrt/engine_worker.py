@@ -84,7 +84,7 @@ def run(job: Any) -> dict[str, Any]:
 def _log(trt: Any) -> Any:
     """A logger that keeps warnings and errors, and prints all but the chatter."""
 
-    class Log(trt.ILogger):  # type: ignore[misc,name-defined] # a class of the SDK, which has no types
+    class Log(trt.ILogger):  # type: ignore[misc] # a class of the SDK, which has no types
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[tuple[str, str]] = []
@@ -335,7 +335,7 @@ class _Execution:
 def _allocator(trt: Any, cuda: Any) -> Any:
     """Memory for an output that TensorRT sizes while it runs."""
 
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc,name-defined] # a class of the SDK, which has no types
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc] # a class of the SDK, which has no types
         def __init__(self) -> None:
             trt.IOutputAllocator.__init__(self)
             self.address, self.size, self.shape = 0, 0, ()

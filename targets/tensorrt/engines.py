@@ -45,7 +45,7 @@ class Found:
 
 def request(module: str, plan: str | None = None, **more: Any) -> dict[str, Any]:
     """A request to engine_worker.py; see there."""
-    nothing = {"build": None, "timing_cache": None, "layers": None, "samples": [], "runs": 0}
+    nothing: dict[str, Any] = {"build": None, "timing_cache": None, "layers": None, "samples": [], "runs": 0}
     return {"module": module, "plan": plan, **nothing, **more}
 
 

@@ -68,6 +68,11 @@ class Verdict:
     layers: int = 0
     inputs: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Any] = field(default_factory=dict)
+    product: str = "TensorRT-RTX"
+
+    @property
+    def by(self) -> str:
+        return f"{self.product} {self.version}"
 
     @property
     def cannot_say(self) -> bool:
@@ -82,7 +87,7 @@ class Verdict:
     @property
     def summary(self) -> str:
         """For people, in one line."""
-        by = f"TensorRT-RTX {self.version}"
+        by = self.by
         if self.cannot_say:
             return f"{by} cannot say: it has no plugin library, and {self.refusals[0].op} is a plugin"
         if not self.parsed:
@@ -96,7 +101,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "by": f"TensorRT-RTX {self.version}",
+            "by": self.by,
             "parsed": self.parsed,
             "cannot_say": self.cannot_say,
             "layers": self.layers,

@@ -69,7 +69,7 @@ def tell(
     EC0685 for what the parser refuses and EC0686 for what does not build, both with `severity`; EC0684, a note, where it
     cannot say; EC0683, a warning, for what it computes otherwise than ONNX says.
     """
-    by = f"TensorRT-RTX {verdict.version}"
+    by = verdict.by
     for r in verdict.refusals:
         location = _location(graph, r)
         if r.needs_plugin:
