@@ -14,7 +14,9 @@ FAMILIES = (
     "normalization",
     "pooling",
     "quantization",
+    "recurrent",
     "reduction",
+    "resize",
     "shape",
     "unary",
 )

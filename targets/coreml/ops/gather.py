@@ -14,11 +14,11 @@ def _indices(n: NodeLowering, i: int, sizes: tuple[int, ...]) -> Argument:
 
     `sizes`: of the axis; or of the axes, one for each column of the indices.
     """
+    size = np.asarray(sizes[0] if len(sizes) == 1 else sizes, np.int32)
     if n.is_const(i):
         given = n.const(i)
-        return np.where(given < 0, given + np.asarray(sizes), given).astype(np.int32)
+        return np.where(given < 0, given + size, given).astype(np.int32)
     x = n.x(i)
-    size = np.asarray(sizes[0] if len(sizes) == 1 else sizes, np.int32)
     less = n.emit("less", x=x, y=np.zeros((), np.int32), out_dtype="bool", out_shape=x.shape)
     return n.emit(
         "select", cond=less, a=n.emit("add", x=x, y=size, out_shape=x.shape), b=x, out_dtype="int32", out_shape=x.shape
