@@ -22,7 +22,7 @@ ALWAYS = {
 def known(version):
     flags = set(ALWAYS)
     if version < (11,):
-        flags |= {"--fp16", "--int8", "--best", "--calib"}
+        flags |= {"--fp16", "--int8", "--best", "--calib", "--layerPrecisions", "--precisionConstraints"}
     if version >= (8, 4):
         flags.add("--memPoolSize")
     if version < (10,):
