@@ -111,7 +111,9 @@ def dla_parts(graph: Graph, job: EmitJob, release: Release, options: JetsonOptio
     spec = builtin_target(release.board.name)
     if release.dla == "typed":
         placed = place(graph, spec, job.precision)
-        parts = DlaParts("model.onnx", {}, Dla(options.gpu_fallback, None, SRAM), FIRST_TYPED, {}, _UNTRIED)
+        parts = DlaParts(
+            "model.onnx", {}, Dla(options.gpu_fallback, None, SRAM), _both(FIRST_TYPED, release), {}, _UNTRIED
+        )
     else:
         from edgec.targets.tensorrt.jetson.implicit import implicit
 
@@ -149,7 +151,7 @@ def _cached(
     written = found.graph.save(folder / MODEL)
     files: dict[str, Path | bytes] = {p.name: p for p in written}
     if not quantised:
-        return DlaParts(MODEL, files, Dla(options.gpu_fallback, None, SRAM), LAST_CACHE, {}, _UNTRIED)
+        return DlaParts(MODEL, files, Dla(options.gpu_fallback, None, SRAM), _both(LAST_CACHE, release), {}, _UNTRIED)
     cache = write_cache(found.scales, release.tensorrt)
     if wrong := disagreements(read_cache(cache), found.scales):
         raise error(
@@ -173,8 +175,18 @@ def _cached(
     if found.half:
         facts["in fp16"] = f"{len(found.half)} layers"
     return DlaParts(
-        MODEL, files, Dla(options.gpu_fallback, CACHE, SRAM, arguments=arguments), LAST_CACHE, facts, not_verified
+        MODEL,
+        files,
+        Dla(options.gpu_fallback, CACHE, SRAM, arguments=arguments),
+        _both(LAST_CACHE, release),
+        facts,
+        not_verified,
     )
+
+
+def _both(span: Span, release: Release) -> Span:
+    """The TensorRT versions of a span that also take files of the release's form."""
+    return Span(max(span.first, release.versions.first), min(span.end, release.versions.end))
 
 
 def _residue(placed: Placement, options: JetsonOptions, notes: Diagnostics, source: str | None) -> None:

@@ -12,6 +12,7 @@ from edgec.targets.tensorrt.releases import Release, release
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
+    from edgec.placement import Placement
 
 STRONG, TRT_8_5 = "strong", "trt8.5"
 """Variants of a precision for the TensorRT versions of other JetPack releases than the board's usual one."""
@@ -37,6 +38,13 @@ class Jetson(Target):
             return settle(self.name, chosen, precision)
         wanted = f"{precision}-{variant}" if (variant := variant_of(chosen)) is not None else precision
         return wanted if wanted in self.spec().precisions else precision
+
+    def placement(self, graph: Graph, precision: str) -> Placement:
+        if self.spec().precisions[precision].device is None:
+            return super().placement(graph, precision)
+        from edgec.targets.tensorrt.jetson.dla import dla_placement
+
+        return dla_placement(graph, self.spec(), precision)
 
     def emit(self, graph: Graph, job: EmitJob) -> Artifact:
         from edgec.targets.tensorrt.jetson.bundle import bundle
