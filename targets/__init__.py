@@ -17,6 +17,8 @@ JETSON = (
     "jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin", "jetson-xavier-nx", "jetson-agx-xavier", "jetson-thor",
 )  # fmt: skip
 
+RTX = ("tensorrt-rtx", *(f"tensorrt-rtx-sm{sm}" for sm in (80, 86, 89, 120, 121)))
+
 
 @hookimpl
 def edgec_targets() -> dict[str, str]:
@@ -27,6 +29,8 @@ def edgec_targets() -> dict[str, str]:
         **dict.fromkeys(MICRO, "edgec.targets.tflite.micro.target:TfliteMicro"),
         **dict.fromkeys(ETHOS_U, "edgec.targets.tflite.ethosu.target:EthosU"),
         **dict.fromkeys(JETSON, "edgec.targets.tensorrt.jetson.target:Jetson"),
+        **dict.fromkeys(RTX, "edgec.targets.tensorrt.rtx.target:TensorRtRtx"),
+        "tensorrt": "edgec.targets.tensorrt.local.target:TensorRt",
         **dict.fromkeys(COREML, "edgec.targets.coreml.target:CoreMl"),
     }
 
@@ -36,4 +40,6 @@ def edgec_formats() -> dict[str, str]:
     return {
         ".tflite": "edgec.targets.tflite.format:TfliteFormat",
         ".rknn": "edgec.targets.rknn.format:RknnFormat",
+        ".plan": "edgec.targets.tensorrt.format:PlanFormat",
+        ".engine": "edgec.targets.tensorrt.format:PlanFormat",
     }
