@@ -155,9 +155,10 @@ def _join(rw: Rewriter, values: list[ir.Value], axis: int) -> ir.Value:
 
 @dataclass(frozen=True)
 class UnrollRnn(Pass):
-    """No LSTM, GRU or RNN whose sequence has a known length of at most `limit` steps."""
+    """None of `ops` (LSTM, GRU, RNN) whose sequence has a known length of at most `limit` steps."""
 
     limit: int = 512
+    ops: tuple[str, ...] = tuple(GATES)
     name: ClassVar[str] = "unroll-rnn"
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
@@ -166,5 +167,5 @@ class UnrollRnn(Pass):
 
         code = unroll.__code__
         where = f"{code.co_filename}:{code.co_firstlineno}"
-        rule = Rule("unroll-rnn", P.op(*GATES)(rest("inputs")), rewrite, where)
+        rule = Rule("unroll-rnn", P.op(*self.ops)(rest("inputs")), rewrite, where)
         return rewrite_result(RuleSet([rule]).apply(graph), ctx)

@@ -157,7 +157,7 @@ def pad(n: NodeLowering) -> None:
     n.result(
         n.emit(
             "pad", x=x, pad=amounts.reshape(-1), mode=_MODES[mode], out_shape=n.out_dims(),
-            constant_val=n.real(float(value), x) if mode == "constant" else None,
+            constant_val=n.real(float(value), x),
         )
     )  # fmt: skip
 
