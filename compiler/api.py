@@ -157,6 +157,37 @@ def check(
     return out
 
 
+def fix(
+    graph: Graph,
+    target: str,
+    *,
+    precision: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    registry: Registry | None = None,
+    diagnostics: Diagnostics | None = None,
+) -> dict[str, int]:
+    """Mend the Q/DQ of `graph`, in place, for the scheme of a target, where that changes no number. Returns what was
+    done, and how often. What could not be mended is warned of; `check` says what is left.
+    """
+    from edgec.pipeline import PassContext, PassManager
+    from edgec.quantization.fixes import fixes
+    from edgec.recipe import build_passes
+
+    registry = registry or Registry()
+    notes = diagnostics if diagnostics is not None else Diagnostics()
+    found = _target(registry, target, notes)
+    spec = found.spec()
+    _check_options(found, options or {})
+    asked = [settled(found, precision, options or {})]
+    scheme = next(
+        (s for n in asked + ([] if precision else list(spec.choices)) if (s := spec.precisions[n].quantization)), None
+    )
+    if scheme is None:
+        return {}
+    records = PassManager(build_passes(fixes(scheme), registry.passes())).run(graph, PassContext(diagnostics=notes))
+    return {name: n for r in records for name, n in r.stats.items()}
+
+
 def _shared_options(targets: Sequence[Target], options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """For each target those of the options that it has. One that none has is an error, a wrong value too."""
     known = {o.replace("-", "_") for t in targets for o in t.options}

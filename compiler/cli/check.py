@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from edgec.cli import options as o
 from edgec.cli.app import single
 from edgec.cli.console import Console
+from edgec.cli.opt import spare_the_source
 
 if TYPE_CHECKING:
     from edgec.diagnostics import Diagnostic, EdgecError
@@ -33,17 +35,28 @@ def check(
     input_shape: o.InputShape = None,
     no_fallback: o.NoFallback = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="List every node.")] = False,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            "--fix",
+            metavar="FILE",
+            help="Mend Q/DQ the target would misread, where no number changes; write and check that.",
+        ),
+    ] = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
     """Run each target's passes on the model and show where every node would run, and why. Needs no vendor SDK.
 
+    A model that has Q/DQ is held against the rules of the target's scheme; --fix FILE mends what can be mended exactly.
+
     Exit code 1 where a node is impossible, or off the accelerator with --no-fallback.
     """
     from edgec import api
     from edgec.diagnostics import Diagnostics, EdgecError
     from edgec.graph import Graph
+    from edgec.output import check_writable, writing
     from edgec.plugins import Registry
 
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -55,6 +68,18 @@ def check(
     options = o.target_options(option, jetpack=jetpack, dla="true" if dla else None)
     names = list(registry.targets()) if all_targets else list(dict.fromkeys(target or ()))
     graph = Graph.load(model, diagnostics=found)
+    fixed: dict[str, int] = {}
+    if fix is not None:
+        if len(names) != 1:
+            raise typer.BadParameter("a model is mended for one target", param_hint="--fix")
+        spare_the_source(model, fix)
+        check_writable(fix)
+        fixed = api.fix(graph, names[0], precision=precision, options=options, registry=registry, diagnostics=found)
+        with writing(fix):
+            fix.parent.mkdir(parents=True, exist_ok=True)
+            graph.save(fix)
+        what = ", ".join(f"{name} {n}" for name, n in fixed.items()) or "nothing to mend"
+        console.line(f"{what}; written to {fix}")
     placed: dict[str, Placement] = {}
     failed: dict[str, EdgecError] = {}
     for name in names:
@@ -76,6 +101,7 @@ def check(
     console.data(
         {
             "model": str(model),
+            **({"fixed": fixed, "written": str(fix)} if fix is not None else {}),
             "targets": {n: placed[n].to_json() for n in placed},
             "failed": {n: [d.to_json() for d in e.diagnostics] for n, e in failed.items()},
         }

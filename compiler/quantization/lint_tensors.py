@@ -53,7 +53,7 @@ class TensorRules:
             self.add(node, "form", f"{lin.dtype} needs opset {needed}; the target reads {self.newest} and older")
         if node.op_type != DQ and not lin.zero_given:
             message = f"the zero point is left out: the type is then {lin.dtype}, wherever the reader assumes so"
-            hint = "give the zero point: it carries the element type (TensorRT takes int8 and clips at 127)"
+            hint = "give the zero point: it carries the element type (TensorRT takes int8 and clips at 127); `edgec check --fix` does"
             self.add(node, "implicit-zero-point", message, hint)
 
     def _scale(self, lin: Linear) -> None:
@@ -193,7 +193,7 @@ class TensorRules:
 
     def _bias(self, node: ir.Node, i: int, lin: Linear, rule: OpRule | None) -> None:
         if self.scheme.bias == "float":
-            hint = "leave biases in float: they are added to 32-bit sums anyway"
+            hint = "leave biases in float: they are added to 32-bit sums anyway; `edgec check --fix` makes them float"
             self.add(
                 lin.node, "bias", f"the bias of {node.name!r} is stored in {lin.dtype}; it must stay in float", hint
             )
@@ -266,7 +266,10 @@ class TensorRules:
         kinds = {k.dtype: k for k in [kind, *self._own_kinds(lin)]}
         if lin.dtype not in kinds and lin.dtype not in self.scheme.activation_dtypes:
             wanted = " or ".join(kinds)
-            hint = "TensorRT takes uint8 for int8 and clips at 127, silently" if lin.dtype == "uint8" else None
+            trap = (
+                "TensorRT takes uint8 for int8 and clips at 127, silently; `edgec check --fix FILE` retypes what it can"
+            )
+            hint = trap if lin.dtype == "uint8" else None
             self.add(node, "dtype", f"activations are {lin.dtype}; {self.scheme.name} wants {wanted}", hint)
         else:
             self._zero_point(lin, kinds.get(lin.dtype, kind))

@@ -32,6 +32,8 @@ class Retype(Pass):
 
     activations: Eight = "keep"
     weights: Eight = "keep"
+    leave: tuple[str, ...] = ()
+    """Names of Q and DQ nodes that stay as they are."""
 
     name: ClassVar[str] = "retype"
     contract: ClassVar[Contract] = "exact"
@@ -40,7 +42,7 @@ class Retype(Pass):
         retyper = _Retyper(graph)
         activations = weights = 0
         for node in list(graph.nodes()):
-            if node.domain not in ("", "ai.onnx") or not node.inputs:
+            if node.domain not in ("", "ai.onnx") or not node.inputs or node.name in self.leave:
                 continue
             if node.op_type == QUANTIZE and not is_constant(node.inputs[0]):
                 activations += retyper.activation(node, self.activations)
@@ -49,6 +51,24 @@ class Retype(Pass):
         graph.remove_dead()
         counts = {"activations": activations, "weights": weights}
         return PassResult(bool(activations or weights), {k: n for k, n in counts.items() if n})
+
+
+def stored_values(q: ir.Node) -> tuple[list[ir.Value], list[ir.Node]] | None:
+    """The stored values a QuantizeLinear leads to, data movement included, and the DequantizeLinear that read them; None
+    where something else reads them, or one is an output of the model.
+    """
+    values, readers = [q.outputs[0]], []
+    for v in values:
+        if v.is_graph_output():
+            return None
+        for user, i in v.uses():
+            if user.op_type == DEQUANTIZE and i == 0 and user.domain in ("", "ai.onnx"):
+                readers.append(user)
+            elif user.op_type in _MOVES and i == 0 and len(user.outputs) == 1:
+                values.append(user.outputs[0])
+            else:
+                return None
+    return values, readers
 
 
 class _Retyper:
@@ -60,17 +80,10 @@ class _Retyper:
         """QuantizeLinear and what reads it, data movement in between included."""
         if to == "keep" or len(q.inputs) < 3 or not self._changes(q.inputs[2], to):
             return 0
-        values, readers = [q.outputs[0]], []
-        for v in values:
-            if v.is_graph_output():
-                return 0
-            for user, i in v.uses():
-                if user.op_type == DEQUANTIZE and i == 0 and user.domain in ("", "ai.onnx"):
-                    readers.append(user)
-                elif user.op_type in _MOVES and i == 0 and len(user.outputs) == 1:
-                    values.append(user.outputs[0])
-                else:
-                    return 0
+        found = stored_values(q)
+        if found is None:
+            return 0
+        values, readers = found
         if any(len(r.inputs) < 3 or not self._changes(r.inputs[2], to) for r in readers):
             return 0
         for node in (q, *readers):
