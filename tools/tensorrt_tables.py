@@ -364,9 +364,7 @@ def older(sweep: Mapping[str, list[Mapping[str, str]]], release: str) -> Rows:
     for op, since in SINCE.items():
         at = tuple(map(int, since.split(".")))
         if version < at <= newer:
-            out[op] = refusal(
-                op, f"the ONNX parser of TensorRT {release} does not import it; {since} and later do", SOURCES[release]
-            )
+            out[op] = refusal(op, f"TensorRT's ONNX parser imports it from {since} on", SOURCES[release])
     for op, limits in OLDER.get(release, {}).items():
         kept = [x for x in LIMITS.get(op, ()) if not any(x.when == y.when for y in limits)]
         out[op] = accelerator(op, sweep.get(op, []), [*limits, *kept], SOURCES[release])
