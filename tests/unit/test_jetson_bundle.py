@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +266,57 @@ def test_options_that_make_no_sense() -> None:
         compiled(target="jetson-orin-nano", dla="true")
     with pytest.raises(EdgecError, match="no input 'images'"):
         compiled(**{"max-shapes": "images:1x3x8x8"})
+
+
+# ---- on the board ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that calls itself an Orin Nano, with a trtexec of TensorRT 10.3 that builds nothing, and no TensorRT for Python."""
+    from edgec.targets.tensorrt.jetson import on_board
+    from edgec.targets.tensorrt.local import discovery
+
+    model = tmp_path / "model"
+    model.write_bytes(b"NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0")
+    trtexec = tmp_path / "trtexec"
+    trtexec.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{Path(__file__).with_name('fake_trtexec.py')}' \"$@\"\n")
+    trtexec.chmod(0o755)
+    monkeypatch.setattr(on_board, "BOARD_MODEL", model)
+    monkeypatch.setattr(discovery, "find", lambda toolchains: discovery.NotHere(("nothing",)))
+    monkeypatch.setenv("TRTEXEC", str(trtexec))
+    monkeypatch.setenv("FAKE_VERSION", "10.3.0")
+    return
+
+
+@pytest.mark.usefixtures("on_a_board")
+def test_on_the_board_the_engine_is_built() -> None:
+    result = compiled()
+    assert result.artifact.entry == "model.plan"
+    assert result.artifact.files["model.plan"] == b"half whole 10.3.0"
+    assert {"model.layers.json", "model.build.txt", "timing-10.3.0.cache", "model.onnx"} <= set(result.artifact.files)
+    assert not result.artifact.reproducible
+    verification = result.report.verification
+    assert verification is not None
+    assert "the engine was not run: no Python here has TensorRT" in (verification.runner or "")
+    assert "the engine: TensorRT builds it on the board" not in verification.not_verified
+
+
+@pytest.mark.usefixtures("on_a_board")
+def test_a_bundle_for_another_board_is_not_built_here() -> None:
+    assert compiled(target="jetson-agx-orin").artifact.entry == "model.onnx"
+
+
+@pytest.mark.usefixtures("on_a_board")
+def test_a_board_whose_tensorrt_does_not_suit() -> None:
+    result = compiled(jetpack="7.2")
+    assert result.artifact.entry == "model.onnx"
+    (told,) = [d for d in result.diagnostics if d.code == "EC0689"]
+    assert "this board has TensorRT 10.3.0" in told.message
+
+
+@pytest.mark.usefixtures("on_a_board")
+def test_a_board_whose_trtexec_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_FAIL", "no room")
+    with pytest.raises(EdgecError, match="built no engine: trtexec failed"):
+        compiled()

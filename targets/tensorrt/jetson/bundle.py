@@ -16,6 +16,7 @@ from edgec.runtime import Session
 from edgec.target import Artifact, EmitJob
 from edgec.target_options import parse_options
 from edgec.targets.tensorrt.jetson.board_samples import board_samples
+from edgec.targets.tensorrt.jetson.on_board import PLAN, build_here
 from edgec.targets.tensorrt.jetson.readme import readme
 from edgec.targets.tensorrt.jetson.script import SCRIPT, Build
 from edgec.targets.tensorrt.options import JetsonOptions
@@ -26,12 +27,14 @@ from edgec.targets.tensorrt.releases import Release, Span, oldest_parser
 if TYPE_CHECKING:
     from edgec.graph import Graph
     from edgec.specs.schema import TargetSpec
-    from edgec.target import Arrays
+    from edgec.target import Arrays, Runner
     from edgec.targets.tensorrt.jetson.dla import DlaParts
 
 MODEL, VERIFY, PROFILES, SAMPLES, ABOUT, README = (
     "model.onnx", "verify.py", "profiles.json", "samples.npz", "bundle.json", "README.md",
 )  # fmt: skip
+
+ENGINE = "the engine: TensorRT builds it on the board"
 
 LIKE: Mapping[int, tuple[str, ...]] = {72: (), 87: ("sm86",), 110: ("sm120",)}
 """For a board's GPU the one TensorRT-RTX builds for that has the same data types; Volta (7.2) has none."""
@@ -106,6 +109,10 @@ def bundle(graph: Graph, spec: TargetSpec, job: EmitJob, release: Release) -> Ar
         name: _sha256(data if isinstance(data, bytes) else data.read_bytes()) for name, data in sorted(files.items())
     }
     files[ABOUT] = _json(about)
+    here = build_here(files, release, job, options.timeout)
+    not_verified = found.not_checked if here is None else [n for n in found.not_checked if n != ENGINE]
+    if here is not None:
+        files.update(here.files)
     facts: dict[str, Any] = {
         "for": f"JetPack {release.jetpack}: TensorRT {release.tensorrt_text}, CUDA {release.cuda}, compute capability {about['compute_capability']}",
         "the engine builds with": f"TensorRT {_dots(build.versions.first)} up to, but without, {_dots(build.versions.end)}",
@@ -120,7 +127,12 @@ def bundle(graph: Graph, spec: TargetSpec, job: EmitJob, release: Release) -> Ar
     if parts is not None:
         facts.update(parts.facts)
     facts["on the board"] = f"sh {SCRIPT} && python3 {VERIFY}"
-    return Artifact(files, MODEL, facts=facts, not_verified=tuple(found.not_checked))
+    if here is not None:
+        facts["engine"] = here.told
+        facts["not_reproducible"] = "TensorRT times kernels while it builds: two builds may choose others"
+    return Artifact(
+        files, MODEL if here is None else PLAN, facts=facts, not_verified=tuple(not_verified), reproducible=here is None
+    )
 
 
 def _dla_parts(graph: Graph, job: EmitJob, release: Release, options: JetsonOptions, folder: Path) -> DlaParts | None:
@@ -226,7 +238,7 @@ def _say(
     for op in sorted({n.op_type for n in plugin_nodes(graph)}):
         found.not_checked.append(f"plugin {op}: ONNX Runtime ran standard ops of the same meaning instead")
     found.not_checked += [
-        "the engine: TensorRT builds it on the board",
+        ENGINE,
         "which kernels TensorRT chooses, latency and memory",
     ]
     if release.form == "weak" and spec.precisions[job.precision].weights != "float32":
@@ -237,14 +249,33 @@ def _say(
         found.not_checked += parts.not_verified
 
 
-class OnnxRunner:
-    """Runs the very file of the bundle."""
+def runner(artifact: Artifact, graph: Graph, job: EmitJob) -> Runner:
+    """The engine on this board's GPU, where it was built and Python has TensorRT; else ONNX Runtime with the bundle's file."""
+    plan = artifact.files.get(PLAN)
+    why = "TensorRT builds on the board"
+    if isinstance(plan, Path):
+        from edgec.targets.tensorrt.engines import EngineRunner
+        from edgec.targets.tensorrt.local.discovery import MODULE, LocalTensorRT, find
 
-    def __init__(self, artifact: Artifact) -> None:
-        path = artifact.files[artifact.entry]
-        assert isinstance(path, Path)  # `bundle` writes it
-        self._session = _session(path)
-        self.describe = f"{self._session.describe}: it ran the bundle's model.onnx; TensorRT builds on the board"
+        local = find(job.toolchains)
+        if isinstance(local, LocalTensorRT) and local.trtexec is None:
+            return EngineRunner(
+                plan, graph, local.toolchain, MODULE, job.workdir / "engine-run", describe=local.describe,
+                log=job.logs / "engine-run.log",
+            )  # fmt: skip
+        why = "the engine was not run: no Python here has TensorRT"
+        job.diagnostics.warn("EC0689", why, hint="sudo apt-get install python3-libnvinfer; or run verify.py yourself")
+    model = artifact.files[MODEL]
+    assert isinstance(model, Path)  # `bundle` writes it
+    return OnnxRunner(model, why)
+
+
+class OnnxRunner:
+    """Runs the very ONNX file of the bundle."""
+
+    def __init__(self, model: Path, why: str) -> None:
+        self._session = _session(model)
+        self.describe = f"{self._session.describe}: it ran the bundle's model.onnx; {why}"
 
     def run(self, samples: Iterable[Arrays]) -> Iterator[Arrays]:
         yield from self._session.run_all(samples)

@@ -51,10 +51,10 @@ class Jetson(Target):
 
         return bundle(graph, self.spec(), job, release(self.name, parse_options(JetsonOptions, job.options).jetpack))
 
-    def runner(self, artifact: Artifact, graph: Graph, job: EmitJob) -> Runner | None:
-        from edgec.targets.tensorrt.jetson.bundle import OnnxRunner
+    def runner(self, artifact: Artifact, graph: Graph, job: EmitJob) -> Runner:
+        from edgec.targets.tensorrt.jetson.bundle import runner
 
-        return OnnxRunner(artifact)
+        return runner(artifact, graph, job)
 
 
 def variant_of(chosen: Release) -> str | None:
