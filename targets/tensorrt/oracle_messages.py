@@ -97,7 +97,7 @@ def _location(graph: Graph, refusal: Refusal) -> Location:
     """The node of the user's model that a refused node was made from."""
     nodes = list(graph.nodes())
     node = next((n for n in nodes if refusal.node and n.name == refusal.node), None)
-    if node is None and 0 <= refusal.index < len(nodes) and nodes[refusal.index].op_type == refusal.op:
+    if node is None and 0 <= refusal.index < len(nodes) and refusal.op in ("", nodes[refusal.index].op_type):
         node = nodes[refusal.index]
     if node is None:
         return _named_in(graph, refusal.message)

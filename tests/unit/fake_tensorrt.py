@@ -1,125 +1,337 @@
-"""A `tensorrt` for Python that runs "plans" written in JSON, with the interface of one version.
+"""A `tensorrt` that takes each version's interface, records what is called, and computes y = x + x on a GPU made of this
+process's memory. A test copies this file to `tensorrt.py` or `tensorrt_rtx_bindings.py` (see tensorrt_machines.py).
 
-FAKE_VERSION: "8.5.2" has what 8.5 and 8.6 have (int64 tensors are int32, no asynchronous allocators), "10.3.0" and "11.4.1"
-what those have. By the bindings' sources of NVIDIA/TensorRT (python/src/infer) at the tags 8.5.2, v8.6.1, v10.3.0 and v11.1.
-
-A plan: {"version", "inputs": {name: [dtype, min shape, max shape]}, "outputs": {name: [dtype, shape]}, "code"}. -1 stands for
-a dimension that comes with the input (-2: that only the run decides). `code` computes the outputs of the inputs.
+FAKE_VERSION is the version; FAKE_CALLS where calls are written, a line each; FAKE_MODE one of
+    ok, no-gpu, refuse (the parser does), no-engine (the builder gives none), crash (the builder does), crash-on-import,
+    stale-cache (the timing cache is of another GPU), unknown-shape (the output's shape is known after the run only)
+What each version has: the bindings of 8.5.2, 10.3, 10.16 and 11.0, and TensorRT-RTX 1.7.1.
 """
 
 import ctypes
 import enum
 import json
 import os
+import signal
 
-import numpy as np
-
-__version__ = os.environ["FAKE_VERSION"]
-_MAJOR = int(__version__.partition(".")[0])
-_KINDS = {"float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "bool": "BOOL", "uint8": "UINT8"}
-if _MAJOR >= 10:
-    _KINDS.update(int64="INT64", bfloat16="BF16")
-DataType = enum.Enum("DataType", list(_KINDS.values()))
-TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
+__version__ = os.environ.get("FAKE_VERSION", "10.3.0")
+MODE = os.environ.get("FAKE_MODE", "ok")
+RTX = __name__ == "tensorrt_rtx_bindings"
+MAJOR = 11 if RTX else int(__version__.split(".")[0])
 
 
-class Logger:
-    WARNING = 2
+def record(call, *arguments):
+    if "FAKE_CALLS" in os.environ:
+        with open(os.environ["FAKE_CALLS"], "a") as f:
+            f.write(json.dumps([call, *arguments]) + "\n")
 
-    def __init__(self, severity):
-        pass
+
+if MODE == "crash-on-import":
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+# ---- the GPU -----------------------------------------------------------------------------------------------------------
+
+MEMORY = {}
+
+
+class Libcuda:
+    """The driver API on this process's own memory."""
+
+    def cuInit(self, flags):
+        return 100 if MODE == "no-gpu" else 0
+
+    def cuGetErrorString(self, status, text):
+        text._obj.value = b"no CUDA-capable device is detected"
+        return 0
+
+    def cuDeviceGet(self, device, number):
+        return 0
+
+    cuCtxSetCurrent = cuStreamSynchronize = lambda self, it: 0
+
+    def cuDevicePrimaryCtxRetain(self, context, device):
+        return 0
+
+    def cuStreamCreate(self, stream, flags):
+        stream._obj.value = 7
+        return 0
+
+    def cuDeviceGetName(self, name, size, device):
+        name.value = b"Fake RTX 4090"
+        return 0
+
+    def cuDriverGetVersion(self, version):
+        version._obj.value = 12080
+        return 0
+
+    def cuDeviceGetAttribute(self, value, number, device):
+        value._obj.value = {75: 8, 76: 9}[number]
+        return 0
+
+    def cuMemAlloc_v2(self, address, size):
+        buffer = ctypes.create_string_buffer(size.value)
+        address._obj.value = ctypes.addressof(buffer)
+        MEMORY[address._obj.value] = buffer
+        return 0
+
+    def cuMemFree_v2(self, address):
+        del MEMORY[address.value]
+        return 0
+
+    def cuMemcpyHtoD_v2(self, address, data, size):
+        ctypes.memmove(address.value, data, size.value)
+        return 0
+
+    def cuMemcpyDtoH_v2(self, data, address, size):
+        ctypes.memmove(data, address.value, size.value)
+        return 0
+
+
+if __name__ in ("tensorrt", "tensorrt_rtx_bindings"):
+    _load = ctypes.CDLL
+    ctypes.CDLL = lambda name, *a, **k: Libcuda() if name == "libcuda.so.1" else _load(name, *a, **k)
+
+
+# ---- names -------------------------------------------------------------------------------------------------------------
+
+
+def names(title, *members):
+    return enum.IntEnum(title, {m: i for i, m in enumerate(members)})
+
+
+NetworkDefinitionCreationFlag = names(
+    "NetworkDefinitionCreationFlag",
+    *{8: ["EXPLICIT_BATCH", "EXPLICIT_PRECISION"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}.get(
+        MAJOR, ["STRONGLY_TYPED"]
+    ),
+)
+BuilderFlag = names("BuilderFlag", "TF32", "GPU_FALLBACK", *(["FP16", "INT8"] if MAJOR < 11 else []))
+MemoryPoolType = names("MemoryPoolType", "WORKSPACE")
+ProfilingVerbosity = names("ProfilingVerbosity", "LAYER_NAMES_ONLY", "DETAILED")
+LayerInformationFormat = names("LayerInformationFormat", "ONELINE", "JSON")
+TensorIOMode = names("TensorIOMode", "NONE", "INPUT", "OUTPUT")
+DataType = names("DataType", "FLOAT", "HALF", "INT8", "INT32", "BOOL", "INT64", "BF16", "FP8")
+DeviceType = names("DeviceType", "GPU", "DLA")
+ErrorCode = names("ErrorCode", "SUCCESS", "INVALID_NODE")
+Severity = names("Severity", "INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
+if RTX:
+    ComputeCapability = names("ComputeCapability", "NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
+
+
+class ILogger:
+    pass
 
 
 class IOutputAllocator:
-    def __init__(self):
-        self._made = True
+    pass
 
 
-def init_libnvinfer_plugins(logger, namespace):
-    return True
+if not RTX:
+
+    def init_libnvinfer_plugins(log, namespace):
+        record("init_libnvinfer_plugins")
+
+
+# ---- building ----------------------------------------------------------------------------------------------------------
+
+
+class Builder:
+    num_DLA_cores = 2 if __version__ == "10.3.0" else 0
+
+    def __init__(self, log):
+        self.log = log
+
+    def create_network(self, flags):
+        if flags >> len(NetworkDefinitionCreationFlag):
+            raise ValueError("unknown flag")
+        record("create_network", [m.name for m in NetworkDefinitionCreationFlag if flags >> m & 1])
+        return Network()
+
+    def create_builder_config(self):
+        return Config()
+
+    def create_optimization_profile(self):
+        return Profile()
+
+    def build_serialized_network(self, network, config):
+        if MODE == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if MODE == "no-engine":
+            self.log.log(
+                Severity.ERROR,
+                "IBuilder::buildSerializedNetwork: Error Code 10: Internal Error (Could not find any implementation for node a)",
+            )
+            return None
+        self.log.log(Severity.WARNING, "the fake one is warned of")
+        body = b"ftrt" + json.dumps(network.shape).encode()
+        if RTX:
+            body = b"vtrt" + bytes(12) + (27).to_bytes(8, "little") + bytes([1, 7, 1])
+        return Memory(body)
+
+
+class Memory(bytearray):
+    @property
+    def nbytes(self):
+        return len(self)
+
+
+class Network:
+    num_inputs = num_outputs = num_layers = 1
+    shape = (1, 4)
+
+    def get_input(self, i):
+        return Tensor("x", self.shape)
+
+    def get_output(self, i):
+        return Tensor("y", self.shape)
+
+
+class Tensor:
+    dtype = DataType.FLOAT
+
+    def __init__(self, name, shape):
+        self.name, self.shape = name, shape
+
+
+class OnnxParser:
+    def __init__(self, network, log):
+        self.network, self.num_errors = network, 0
+
+    def parse_from_file(self, path):
+        with open(path, "rb") as f:
+            content = f.read()
+        record("parse_from_file", path)
+        if b"batch" in content:
+            self.network.shape = (-1, 4)
+        self.num_errors = int(MODE == "refuse")
+        return not self.num_errors
+
+    def get_error(self, i):
+        return ParserError()
+
+
+class ParserError:
+    """8.5's has neither the name nor the operator of the node."""
+
+    def code(self):
+        return ErrorCode.INVALID_NODE
+
+    def node(self):
+        return 0
+
+    def desc(self):
+        return "Assertion failed: inputs.size() == 3: The fake one takes no Add"
+
+    if MAJOR > 8:
+
+        def node_name(self):
+            return "double"
+
+        def node_operator(self):
+            return "Add"
+
+
+class Config:
+    def set_flag(self, flag):
+        record("set_flag", flag.name)
+
+    def set_memory_pool_limit(self, pool, size):
+        record("set_memory_pool_limit", pool.name, size)
+
+    def add_optimization_profile(self, profile):
+        return 0
+
+    def create_timing_cache(self, data):
+        record("create_timing_cache", len(data))
+        return data
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        return MODE != "stale-cache" or not cache
+
+    def get_timing_cache(self):
+        return TimingCache()
+
+    def set_compute_capability(self, capability, i):
+        record("set_compute_capability", capability.name, i)
+
+    def __setattr__(self, name, value):
+        record("config", name, getattr(value, "name", value))
+
+
+class TimingCache:
+    def serialize(self):
+        return Memory(b"measured")
+
+
+class Profile:
+    def set_shape(self, name, *shapes):
+        record("set_shape", name, *shapes)
+
+
+# ---- running -----------------------------------------------------------------------------------------------------------
 
 
 class Runtime:
-    def __init__(self, logger):
-        pass
+    def __init__(self, log):
+        self.log = log
 
     def deserialize_cuda_engine(self, plan):
-        try:
-            described = json.loads(plan)
-        except ValueError:
-            return None
-        return _Engine(described) if described["version"] == __version__ else None
+        return Engine()
 
 
-class _Engine:
-    def __init__(self, plan):
-        self._plan = plan
-        self._names = [*plan["inputs"], *plan["outputs"]]
-        self.num_io_tensors = len(self._names)
+class Engine:
+    num_io_tensors = 2
 
     def get_tensor_name(self, i):
-        return self._names[i]
+        return "xy"[i]
 
     def get_tensor_mode(self, name):
-        return TensorIOMode.INPUT if name in self._plan["inputs"] else TensorIOMode.OUTPUT
+        return TensorIOMode.INPUT if name == "x" else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name):
-        kind = {**self._plan["inputs"], **self._plan["outputs"]}[name][0]
-        return DataType[_KINDS[kind]]
+        return DataType.FLOAT
 
     def create_execution_context(self):
-        return _Context(self._plan)
+        return Context()
+
+    def create_engine_inspector(self):
+        return Inspector()
 
 
-class _Context:
-    def __init__(self, plan):
-        self._plan, self._shapes, self._addresses, self._allocators = plan, {}, {}, {}
+class Inspector:
+    def get_engine_information(self, form):
+        tensor = {"Name": "x", "Format/Datatype": "Row major linear FP16 format", "Dimensions": [1, 4]}
+        layer = {"Name": "double", "LayerType": "ElementWise", "Inputs": [tensor], "Outputs": [tensor]}
+        if MAJOR > 8:
+            layer |= {"Name": "__myl_Add", "Metadata": "[ONNX Layer: double]"}
+        return json.dumps({"Layers": [layer, {"Name": "Reformat", "LayerType": "Reformat"}], "Bindings": ["x", "y"]})
+
+
+class Context:
+    def __init__(self):
+        self.shape, self.addresses, self.allocator = None, {}, None
 
     def set_input_shape(self, name, shape):
-        low, high = self._plan["inputs"][name][1:]
-        good = len(shape) == len(low) and all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
-        if good:
-            self._shapes[name] = tuple(shape)
-        return good
+        self.shape = tuple(shape)
+        return shape[1] == 4
 
     def get_tensor_shape(self, name):
-        if name in self._shapes:
-            return self._shapes[name]
-        first = next(iter(self._shapes.values()))
-        shape = self._plan["outputs"][name][1]
-        return tuple(-1 if d == -2 else first[i] if d == -1 else d for i, d in enumerate(shape))
-
-    def set_tensor_address(self, name, address):
-        self._addresses[name] = address
-        return True
+        return (-1, 4) if name == "y" and MODE == "unknown-shape" else self.shape
 
     def set_output_allocator(self, name, allocator):
-        assert allocator._made  # a subclass has to call __init__
-        self._allocators[name] = allocator
+        self.allocator = allocator
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
         return True
 
-    def execute_async_v3(self, stream_handle):
-        values = {}
-        for name, (dtype, *_) in self._plan["inputs"].items():
-            values[name] = _view(self._addresses[name], self._shapes[name], dtype).copy()
-        exec(self._plan["code"], {"np": np}, values)
-        for name, (dtype, _) in self._plan["outputs"].items():
-            array = np.ascontiguousarray(values[name], dtype=dtype)
-            address = self._addresses.get(name)
-            if name in self._allocators:
-                allocator = self._allocators[name]
-                if _MAJOR >= 10:
-                    address = allocator.reallocate_output_async(name, 0, array.nbytes, 256, stream_handle)
-                else:
-                    address = allocator.reallocate_output(name, 0, array.nbytes, 256)
-                allocator.notify_shape(name, array.shape)
-            elif array.shape != self.get_tensor_shape(name):
-                return False
-            if array.size:
-                _view(address, array.shape, dtype)[...] = array
+    def execute_async_v3(self, stream):
+        assert stream == 7
+        count = self.shape[0] * self.shape[1]
+        if self.allocator is not None:
+            self.addresses["y"] = self.allocator.reallocate_output("y", 0, count * 4, 256)
+            self.allocator.notify_shape("y", self.shape)
+        x, y = ((ctypes.c_float * count).from_address(self.addresses[name]) for name in "xy")
+        for i in range(count):
+            y[i] = x[i] + x[i]
         return True
-
-
-def _view(address, shape, dtype):
-    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_char * count).from_address(address), dtype=dtype).reshape(shape)
