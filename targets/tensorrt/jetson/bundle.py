@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec.diagnostics import EdgecError, Location
+from edgec.diagnostics import Location
 from edgec.plugin_ops import plugin_nodes
 from edgec.runtime import Session
 from edgec.target import Artifact, EmitJob
 from edgec.target_options import parse_options
 from edgec.targets.tensorrt.jetson.board_samples import board_samples
 from edgec.targets.tensorrt.jetson.on_board import PLAN, build_here
+from edgec.targets.tensorrt.jetson.oracle_opinion import Findings, ask_oracle
 from edgec.targets.tensorrt.jetson.readme import readme
 from edgec.targets.tensorrt.jetson.script import SCRIPT, Build
 from edgec.targets.tensorrt.options import JetsonOptions
-from edgec.targets.tensorrt.oracle import Verdict, at_hand, judge
-from edgec.targets.tensorrt.profiles import Profile, profiles
+from edgec.targets.tensorrt.profiles import profiles
 from edgec.targets.tensorrt.releases import Release, Span, oldest_parser
 
 if TYPE_CHECKING:
@@ -36,23 +35,12 @@ MODEL, VERIFY, PROFILES, SAMPLES, ABOUT, README = (
 
 ENGINE = "the engine: TensorRT builds it on the board"
 
-LIKE: Mapping[int, tuple[str, ...]] = {72: (), 87: ("sm86",), 110: ("sm120",)}
-"""For a board's GPU the one TensorRT-RTX builds for that has the same data types; Volta (7.2) has none."""
-
-
-@dataclass
-class Findings:
-    """What is known of a bundle, for its README and bundle.json."""
-
-    checked: list[str] = field(default_factory=list)
-    not_checked: list[str] = field(default_factory=list)
-
 
 def bundle(graph: Graph, spec: TargetSpec, job: EmitJob, release: Release) -> Artifact:
     """Write the bundle.
 
     Raises:
-        EdgecError: EC0692 shapes that do not fit; EC0694 TensorRT's parser refuses the file.
+        EdgecError: EC0692 shapes that do not fit; EC0685 TensorRT's parser refuses the file.
     """
     options = parse_options(JetsonOptions, job.options)
     folder = job.workdir / "bundle"
@@ -159,66 +147,6 @@ def takes(graph: Graph, release: Release, job: EmitJob) -> Span:
         return release.versions
     assert oldest is not None  # the release's own parser reads it
     return Span(max(release.versions.first, oldest), release.versions.end)
-
-
-def ask_oracle(
-    graph: Graph,
-    model: Path,
-    job: EmitJob,
-    release: Release,
-    options: JetsonOptions,
-    shapes: Sequence[Profile],
-    found: Findings,
-) -> Verdict | None:
-    """What TensorRT-RTX's parser says of the file, where it can be asked.
-
-    Raises:
-        EdgecError: EC0694 it refuses a node.
-    """
-    if options.oracle == "none":
-        found.not_checked.append("whether TensorRT's ONNX parser takes model.onnx: not asked (oracle=none)")
-        return None
-    if not at_hand(job.toolchains) and job.toolchains.offline:
-        found.not_checked.append(
-            "whether TensorRT's ONNX parser takes model.onnx: toolchain tensorrt-rtx is not installed"
-        )
-        return None
-    job.progress("ask TensorRT-RTX's parser")
-    profile = {p.name: (p.min, p.opt, p.max) for p in shapes}
-    try:
-        verdict = judge(
-            model, job.toolchains, workdir=job.workdir / "oracle", capabilities=LIKE[release.board.sm],
-            profiles=[profile] if profile else [], timeout=options.timeout,
-        )  # fmt: skip
-    except EdgecError as e:  # the bundle does not depend on it
-        why = e.diagnostics[0].message
-        job.diagnostics.warn(
-            "EC0694", f"TensorRT's parser could not be asked: {why}", hint="--option oracle=none leaves it out"
-        )
-        found.not_checked.append(f"whether TensorRT's ONNX parser takes model.onnx: {why}")
-        return None
-    where = (
-        Location(graph.source, node=verdict.refusals[0].node or None) if verdict.refusals else Location(graph.source)
-    )
-    for warning in verdict.warnings:
-        job.diagnostics.note("EC0694", f"TensorRT's parser says: {warning}", Location(graph.source))
-    if verdict.cannot_say:
-        found.not_checked.append(verdict.summary)
-    elif not verdict.parsed:
-        hint = "--option oracle=none writes the bundle all the same; the board's TensorRT may differ from TensorRT-RTX"
-        job.diagnostics.error("EC0694", verdict.summary, where, hint)
-        job.diagnostics.raise_if_errors()
-    else:
-        good = [c.upper() for c, b in verdict.built.items() if isinstance(b, int)]
-        builds = f" and it builds for {', '.join(good)}" if good else ""
-        caveat = "this is not a build on the board (NVIDIA/TensorRT#4832 builds on one GPU and fails on Orin)"
-        found.checked.append(f"the ONNX parser of TensorRT-RTX {verdict.version} accepts model.onnx{builds}; {caveat}")
-        for capability, reason in verdict.built.items():
-            if isinstance(reason, str):
-                what = f"TensorRT-RTX parses the file but does not build it for {capability.upper()}: {reason}"
-                job.diagnostics.warn("EC0694", what, where)
-                found.not_checked.append(what)
-    return verdict
 
 
 def _say(
