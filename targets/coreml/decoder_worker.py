@@ -126,6 +126,8 @@ class _Dump:
         array = np.asarray(val)
         if array.dtype.kind in "US":
             return {"p": str(array)}
+        if dtype in ("uint32", "int64", "uint64"):  # sizes and shapes
+            dtype, array = "int32", array.astype(np.int32)
         if array.dtype.metadata or dtype not in ("fp16", "fp32", "int32", "int16", "uint16", "int8", "uint8", "bool"):
             array = array.astype(np.uint8 if dtype.startswith("u") else np.int8)
         at = -(-self.weights.tell() // _ALIGN) * _ALIGN

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgec.graph import Graph, ir
 from edgec.targets.coreml.evaluate.rules import RULES, NotEvaluated, OpReader
-from edgec.targets.coreml.program import FLOATS, Array, Program, Value
+from edgec.targets.coreml.program import FLOATS, Array, Packed, Program, Value
 
 FAMILIES = (
     "activations",
@@ -26,11 +26,14 @@ FAMILIES = (
     "pooling",
     "products",
     "quantization",
+    "recurrent",
     "reductions",
     "resizing",
+    "sampling",
     "scattering",
     "shapes",
     "slicing",
+    "suppression",
 )
 _OPSET = 23
 _BYTES = ("int8", "uint8")
@@ -65,8 +68,9 @@ class Evaluator:
         inputs = [self._input(v) for v in self.program.inputs]
         for o in self.program.operations:
             if o.op == "const":
-                if o.outputs[0].const is not None:
-                    self._numbers[o.outputs[0]] = o.outputs[0].const
+                data = o.inputs["val"]
+                if isinstance(data, (np.ndarray, Packed)):
+                    self._numbers[o.outputs[0]] = data.data if isinstance(data, Packed) else data
             else:
                 RULES[o.op](OpReader(self, o))
         outputs = [self._output(v) for v in self.program.outputs]
