@@ -4,7 +4,9 @@
 
 Each tool runs as a process of its own, in an environment of its own (benchmarks/peers/), on the same source file with fixed
 input shapes and the same 100 calibration samples. All files of a model are then judged alike, in ONNX Runtime on a CPU: by
-evaluate.py of EDGEC_EVAL_DIR where the model has labels there, and against the float model's outputs. No GPU is needed and
+evaluate.py of EDGEC_EVAL_DIR where the model has labels there, and against the float model's outputs. The optimiser is off:
+ONNX Runtime 1.31.1 optimises Q/DQ with float16 scales to other numbers (fastestdet, the same file: 15.9 dB without, -1.5 dB with
+ORT_ENABLE_BASIC; ModelOpt's: 12.2 and -1.3). No GPU is needed and
 nothing runs on one: the verdict is that of TensorRT-RTX's own ONNX parser and ahead-of-time builder (toolchain tensorrt-rtx),
 which is evidence about the file, not about a board. Whatever is unchanged is kept in --work.
 
@@ -96,7 +98,7 @@ class Oracle:
 def measure(runs: Runs, oracle: Oracle, name: str, forms: list[str], *, judging: bool) -> list[dict[str, Any]]:
     """A row for the float model and one for each form. Keys are missing where a figure could not be had."""
     source = runs.prepared(name) / "source.onnx"
-    reference = runs.judged(name, source) if judging else {}
+    reference = runs.judged(name, source, optimise=False) if judging else {}
     rows = [row_of(runs, oracle, name, "float", source, reference)]
     for form in forms:
         done = runs.quantized(name, form)
@@ -119,7 +121,7 @@ def row_of(runs: Runs, oracle: Oracle, name: str, form: str, file: Path, referen
     row |= {"pairs": placed.pairs, "int8": dict(placed.integer), "verdict": oracle.verdict(file)}
     if not reference:
         return row
-    judged = runs.judged(name, file)
+    judged = runs.judged(name, file, optimise=False)
     return row | ({"unjudged": judged["failed"]} if "failed" in judged else compared(name, reference, judged))
 
 

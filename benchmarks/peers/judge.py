@@ -3,7 +3,8 @@
     python judge.py NAME MODEL.onnx OUT.npz LIMIT [OPTIMISED.onnx]
 
 OUT.npz gets `metric` (evaluate.py's percent; NaN for the models it does not know) and every output, stacked over the samples
-(out0, out1, ...). LIMIT 0 means all samples. OPTIMISED.onnx: the graph as ONNX Runtime really runs it.
+(out0, out1, ...). LIMIT 0 means all samples. OPTIMISED.onnx: the graph as ONNX Runtime really runs it; without that its optimiser
+is off, and what runs is node by node what the file says.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def main() -> None:
     options.log_severity_level = 4
     if len(sys.argv) > 5:
         options.optimized_model_filepath = sys.argv[5]
+    else:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     kept: list[list[np.ndarray]] = []
 

@@ -176,20 +176,22 @@ class Runs:
             "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
         }
 
-    def judged(self, name: str, model: Path) -> dict[str, Any]:
+    def judged(self, name: str, model: Path, *, optimise: bool = True) -> dict[str, Any]:
         """`metric`, `outputs` and `kernels` (op type: count, in the graph as ONNX Runtime runs it), or `failed`."""
-        key = hashed(model, name, HERE / "judge.py", HERE / "inputs.py", eval_dir() / "evaluate.py", str(self.limit))
+        code = (HERE / "judge.py", HERE / "inputs.py", eval_dir() / "evaluate.py")
+        key = hashed(model, name, *code, str(self.limit), str(optimise))
         kept = self.work / "judged" / f"{name}-{key}.npz"
         counted = kept.with_suffix(".json")
         if not counted.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             optimised = kept.with_suffix(".onnx")
+            asked = [str(optimised)] if optimise else []
             try:
-                self.judge_script("judge.py", name, str(model), str(kept), str(self.limit), str(optimised))
+                self.judge_script("judge.py", name, str(model), str(kept), str(self.limit), *asked)
             except subprocess.CalledProcessError as e:
                 return {"failed": last_line(e.stderr)}
-            counted.write_text(json.dumps(kernels(optimised)))
-            optimised.unlink()
+            counted.write_text(json.dumps(kernels(optimised if optimise else model)))
+            optimised.unlink(missing_ok=True)
         with np.load(kept) as z:
             outputs = [z[k] for k in z.files if k != "metric"]
             return {"metric": float(z["metric"]), "outputs": outputs, "kernels": json.loads(counted.read_text())}
