@@ -87,6 +87,8 @@ def _model(job: Any, task: dict[str, Any], builder: Any, log: Any) -> dict[str, 
     network, parser = _parse(builder, log, path)
     refusals = [_refusal(parser.get_error(i)) for i in range(parser.num_errors)]
     faults = log.take("ERROR", "INTERNAL_ERROR")
+    if network is not None and network.num_outputs == 0:  # it takes some files that are no models at all
+        network, faults = None, ["the file holds no graph with outputs"]
     if network is None:
         if not refusals:  # a file that is no model at all is refused in the log only
             refusals = [

@@ -1,7 +1,7 @@
 """Schemes and linter against the vendors' own parsers and runtimes; no GPU and no phone is needed.
 
-Each runs in an environment of its own, made from the package index, or in one that is named:
-EDGEC_TENSORRT_RTX_PYTHON has tensorrt-rtx-cu12, EDGEC_QNN_PYTHON has onnxruntime-qnn.
+TensorRT's parser is asked through the toolchain tensorrt-rtx. QNN runs in an environment of its own, made from the package
+index, or in one that is named: EDGEC_QNN_PYTHON has onnxruntime-qnn.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
 from edgec.passes.prepare.infer_shapes import InferShapes
 from edgec.passes.quantize.quantize import Quantize
 from edgec.pipeline import PassContext
 from edgec.samples import Samples
+from edgec.targets.tensorrt.oracle import judge_all
+from edgec.toolchain import ToolchainManager
 from edgec.toolchain.installer import uv_binary
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
@@ -31,25 +34,6 @@ from qdq_models import check, errors
 from test_quant_lint_tensorrt import TRT_ACCEPTED, TRT_REFUSED, TRT_WARNED
 
 pytestmark = pytest.mark.toolchain
-
-TENSORRT = """
-import json, sys
-import tensorrt_rtx as trt
-log = trt.Logger(trt.Logger.ERROR)
-builder = trt.Builder(log)
-out = {}
-for path in sys.argv[1:]:
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(path):
-        out[path] = parser.get_error(0).desc() if parser.num_errors else "refused"
-        continue
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
-    out[path] = "" if builder.build_serialized_network(network, config) is not None else "does not build"
-print("RESULT" + json.dumps(out))
-"""
 
 QNN = """
 import json, sys
@@ -83,7 +67,6 @@ SILENT = {"uint8 zero point 0 clips at 127, silently", "zero point left out: uin
 
 
 PACKAGES = {
-    "EDGEC_TENSORRT_RTX_PYTHON": ["tensorrt-rtx-cu12==1.7.1.116", "numpy", "onnx"],
     "EDGEC_QNN_PYTHON": ["onnxruntime-qnn==2.7.0", "onnxruntime==1.31.1", "numpy", "onnx"],
 }
 
@@ -108,6 +91,25 @@ def pythons(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         return made[variable]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def tensorrt(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Path]], dict[str, str]]:
+    """What TensorRT-RTX says of each file: nothing, or what is wrong. Skips where the machine cannot have it."""
+    manager = ToolchainManager()
+    try:
+        manager.ensure("tensorrt-rtx")
+    except EdgecError as e:
+        if e.diagnostics[0].code in ("EC0604", "EC0605", "EC0607"):
+            pytest.skip(f"TensorRT-RTX cannot be installed here: {e.diagnostics[0].message}")
+        raise
+
+    def say(paths: list[Path]) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("tensorrt")
+        found = judge_all(paths, manager, workdir=folder, capabilities=("sm89",))
+        return {str(p): "" if v.accepted else v.summary for p, v in zip(paths, found, strict=True)}
+
+    return say
 
 
 def ask(python: str, script: str, paths: list[Path]) -> dict[str, str]:
@@ -165,13 +167,15 @@ def quantised(scheme: str, path: Path) -> Path:
     return path
 
 
-def test_the_linter_and_tensorrts_parser_agree(tmp_path: Path, pythons: Callable[[str], str]) -> None:
+def test_the_linter_and_tensorrts_parser_agree(
+    tmp_path: Path, tensorrt: Callable[[list[Path]], dict[str, str]]
+) -> None:
     graphs = {**TRT_ACCEPTED, **{k: g for k, (g, _) in {**TRT_WARNED, **TRT_REFUSED}.items()}}
     paths = {}
     for i, (case, graph) in enumerate(graphs.items()):
         paths[case] = tmp_path / f"{i}.onnx"
         graph.save(paths[case])
-    said = ask(pythons("EDGEC_TENSORRT_RTX_PYTHON"), TENSORRT, list(paths.values()))
+    said = tensorrt(list(paths.values()))
     for case, path in paths.items():
         refused = bool(said[str(path)])
         found = errors(check(graphs[case], "tensorrt-int8"))
@@ -179,9 +183,11 @@ def test_the_linter_and_tensorrts_parser_agree(tmp_path: Path, pythons: Callable
 
 
 @pytest.mark.parametrize("scheme", ["tensorrt-int8", "tensorrt-dla", "tensorrt-fp8"])
-def test_tensorrt_builds_what_we_quantise(scheme: str, tmp_path: Path, pythons: Callable[[str], str]) -> None:
+def test_tensorrt_builds_what_we_quantise(
+    scheme: str, tmp_path: Path, tensorrt: Callable[[list[Path]], dict[str, str]]
+) -> None:
     path = quantised(scheme, tmp_path / "m.onnx")
-    assert ask(pythons("EDGEC_TENSORRT_RTX_PYTHON"), TENSORRT, [path]) == {str(path): ""}
+    assert tensorrt([path]) == {str(path): ""}
 
 
 @pytest.mark.parametrize("scheme", ["qnn-int8", "qnn-a16w8"])
