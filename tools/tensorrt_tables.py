@@ -353,7 +353,20 @@ def newest(sweep: Mapping[str, list[Mapping[str, str]]]) -> Rows:
     for op in REFUSED:
         measured = "; the parser of TensorRT-RTX 1.7.1 refuses it too" if op != "Swish" else ""
         out[op] = refusal(op, "TensorRT's ONNX parser does not import it", SOURCES["10.15"] + measured)
-    return out
+    return out | {op: {"run": "accelerator", "evidence": source} for op, source in plugins().items()}
+
+
+def plugins() -> dict[str, str]:
+    """Plugin ops of specs/plugins, in the domains exporters give them, and who says that TensorRT has them. Its parser looks at the op type."""
+    table = yaml.safe_load(
+        (Path(__file__).resolve().parent.parent / "specs" / "plugins" / "tensorrt.yaml").read_text(encoding="utf-8")
+    )
+    rows = table["ops"].items()
+    return {
+        f"{domain}{op}": f"NVIDIA/TensorRT, {row['evidence']}"
+        for op, row in rows
+        for domain in ("", "TRT::", "trt.plugins::")
+    }
 
 
 def older(sweep: Mapping[str, list[Mapping[str, str]]], release: str) -> Rows:
@@ -379,6 +392,13 @@ def rtx(sweep: Mapping[str, list[Mapping[str, str]]]) -> Rows:
             refusal(op, what, source) if isinstance(what, str) else accelerator(op, sweep.get(op, []), what, source)
         )
     out["Attention"] = refusal("Attention", "its builder stops at it, ahead of time", source)
+    for op in plugins():
+        out[op] = {
+            "run": "impossible",
+            "reason": RTX["DeformConv"],
+            "hint": "detach-nms writes a suppression in ONNX's ops",
+            "evidence": source,
+        }
     return out
 
 

@@ -25,7 +25,7 @@ FEW, MANY, GROUP = 200, 2000, 50
 APART = {"freeze-shapes", "onnxsim"}
 """Passes that need options or another package: they have tests of their own."""
 
-STEPS: dict[str, dict[str, Any]] = {"lower-opset": {"to": 21}}
+STEPS: dict[str, dict[str, Any]] = {"lower-opset": {"to": 21}, "graphsurgeon": {"script": "no-file.py"}}
 """Options of passes that mean nothing without."""
 
 PREPARE = ["constants-to-initializers", "upgrade-opset", "infer-shapes"]
