@@ -68,7 +68,7 @@ def gather_part(m: Match, rw: Rewriter) -> Result:
     if index.ndim or axis not in (1, 2, -4, -3) or not -parts[axis] <= int(index) < parts[axis]:
         return Reject("not one index along the groups")
     groups = np.arange(shape[1]).reshape(parts[1], parts[2])
-    return _by_conv(m, rw, groups.take(int(index), axis=axis % 5 - 1).tolist())
+    return _by_conv(m, rw, [int(i) for i in groups.take(int(index), axis=axis % 5 - 1)])
 
 
 @rule(P.Pad(var("x"), const("pads"), opt(const("value")), opt(const("axes"))))
@@ -99,7 +99,7 @@ def shuffle_channels(m: Match, rw: Rewriter) -> Result:
         or attribute(swap, "perm") != (0, 2, 1, 3, 4)
     ):
         return Reject("no shuffle of channels")
-    return _by_conv(m, rw, np.arange(shape[1]).reshape(parts[1], parts[2]).T.reshape(-1).tolist())
+    return _by_conv(m, rw, [int(i) for i in np.arange(shape[1]).reshape(parts[1], parts[2]).T.reshape(-1)])
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Quantize(Pass):
     percentile: float = 99.999
     margin: float = 1.0
     """What ranges of activations in 16 bits are widened by: they have bits to spare, and what lies outside is cut off."""
-    weights: Literal["mse", "minmax"] = "mse"
+    weights: Literal["mse", "minmax", "cut"] = "mse"
     keep: tuple[str, ...] = ()
     """Nodes that stay in float."""
     wide: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgec.specs.scheme import QuantKind
 
 Array = npt.NDArray[Any]
-WeightMethod = Literal["minmax", "mse"]
+WeightMethod = Literal["minmax", "mse", "cut"]
 
 SHRINK = tuple(1.0 - 0.025 * i for i in range(21))
 """Parts of the full range that are tried, largest first: 1.0 to 0.5."""
@@ -38,14 +38,16 @@ def weight_params(
 
     `axis`: the axis along which scales differ (`per: channel`) or that is cut into blocks (`per: block`; the last block
     may be short); not looked at for `per: tensor`.
-    `importance`: in the shape of `w` or broadcastable to it, how much an error of each element counts; only for "mse".
-    float8 has an exponent of its own: no range is better than the full one, so "mse" is "minmax" there.
+    `method`: "cut" is "mse" among ranges no wider than the values are, so that some value of each channel is stored as the
+    largest integer: who rounds what comes out anew, by largest values, finds the same integers (TensorRT does).
+    `importance`: in the shape of `w` or broadcastable to it, how much an error of each element counts; not for "minmax".
+    float8 has an exponent of its own: no range is better than the full one, so all are "minmax" there.
     """
     rows = _rows(w, kind, axis)
     low, high = rows.min(axis=1), rows.max(axis=1)
-    if method == "mse" and rows.shape[1] > 1 and not kind.dtype.startswith("float"):
+    if method != "minmax" and rows.shape[1] > 1 and not kind.dtype.startswith("float"):
         weights = None if importance is None else _rows(np.broadcast_to(importance, w.shape), kind, axis)
-        low, high = _least_squares(rows, low, high, kind, weights)
+        low, high = _least_squares(rows, low, high, kind, weights, wider=method == "mse")
     if kind.per == "tensor" or axis is None:
         return params_of_range(low[0], high[0], kind)
     axis %= w.ndim
@@ -74,11 +76,13 @@ def _rows(w: Array, kind: QuantKind, axis: int | None) -> Array:
 
 
 def _least_squares(
-    rows: Array, low: Array, high: Array, kind: QuantKind, importance: Array | None
+    rows: Array, low: Array, high: Array, kind: QuantKind, importance: Array | None, *, wider: bool
 ) -> tuple[Array, Array]:
-    """The range of each row, among the shrunken ones, with the least sum of importance * error^2."""
+    """The range of each row, among the shrunken ones (and, `wider`, slightly grown ones), with the least sum of
+    importance * error^2."""
     best_low, best_high = low.copy(), high.copy()
-    tried = [(f, f) for f in (*SHRINK, *(FINE if rows.shape[1] <= _FEW else ()))]
+    fine = [f for f in FINE if wider or f <= 1] if rows.shape[1] <= _FEW else []
+    tried = [(f, f) for f in (*SHRINK, *fine)]
     if not kind.symmetric:  # one end alone: only where the tail is on one side
         tried += [(f, 1.0) for f in SHRINK[2::2]] + [(1.0, f) for f in SHRINK[2::2]]
     step = max(1, _CHUNK // rows.shape[1])

@@ -35,6 +35,18 @@ def test_mse_is_never_worse_than_minmax(kind: QuantKind, axis: int) -> None:
         assert errors["mse"].sum() < errors["minmax"].sum() * 0.9
 
 
+@pytest.mark.parametrize("shape", [(64, 1, 3, 3), (16, 64, 3, 3)])
+def test_cut_ranges_end_at_a_value(shape: tuple[int, ...]) -> None:
+    """Some value of each channel is the largest integer: rounded anew by largest values, nothing changes."""
+    w = _weight(*shape)
+    p = weight_params(w, INT8, 0, method="cut")
+    rounded = p.fake(w)
+    axes = tuple(range(1, w.ndim))
+    np.testing.assert_allclose(np.abs(rounded).max(axes) / 127, p.scale, rtol=1e-6)
+    errors = {m: np.square(weight_params(w, INT8, 0, method=m).fake(w) - w).sum() for m in ("minmax", "cut", "mse")}
+    assert errors["mse"] <= errors["cut"] <= errors["minmax"]
+
+
 def test_mse_gains_on_depthwise_filters() -> None:
     w = _weight(64, 1, 3, 3)
     errors = [np.square(weight_params(w, INT8, 0, method=m).fake(w) - w).sum() for m in ("mse", "minmax")]

@@ -169,7 +169,7 @@ def _cached(
     if found.coarser:
         names = ", ".join(list(found.coarser)[:3])
         what = f"{len(found.coarser)} weights do not use int8 to its end in every channel ({names}): TensorRT rounds them anew"
-        notes.warn("EC0698", what, hint="quantize{weights=minmax} leaves TensorRT's rounding nothing to change")
+        notes.warn("EC0698", what, hint="quantize{weights=cut} leaves TensorRT's rounding nothing to change")
         not_verified.append(what)
     facts = {"calib.cache": f"{len(found.scales)} tensors, {len(found.stated)} of them with the scale of a Q/DQ pair"}
     if found.half:
