@@ -180,6 +180,8 @@ def ask(
 
     What crashed (the parser: "parse", a build: its name) is put into `crashed`, with what happened, and not tried again.
     """
+    for task in tasks:  # of an earlier call in this folder
+        (workdir / "results" / f"{task['id']}.json").unlink(missing_ok=True)
     results: dict[int, Path | None] = {}
     left = list(tasks)
     while left:

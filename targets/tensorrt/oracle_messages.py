@@ -15,8 +15,8 @@ _NOISE = (
     (r" \[checkMacros\.cpp.*", ""),  # consequences of having no GPU, behind the cause
     (r"Assertion failed: .*?: (?=[A-Z])", ""),
     (r"Invalid Node - \S+ ", ""),
-    (r"\.? In \w+ at /\S+\.cpp:\d+", ""),
-    (r"\(In \w+ at /\S+\.cpp:\d+ \((.*)\)\)", r"(\1)"),
+    (r"\.? In [\w()]+ at /\S+\.cpp:\d+", ""),
+    (r"\(In [\w()]+ at /\S+\.cpp:\d+ \((.*)\)\)", r"(\1)"),
     (r"\[\w+\.cpp:\d+: \w+\] ", ""),
     (r"\b\w+\.cpp:\d+: ", ""),
     (r"I\w+::\w+: ", ""),
@@ -34,6 +34,7 @@ _HINTS = (
     (r"hw-specific datatypes: [^.]*fp4", "fp4 needs sm120 or newer: leave the older ones out, or --precision int8"),
     (r"dynamic dimensions", "--option min-shapes=x:1x3x224x224 opt-shapes=... max-shapes=..., or fix them with --input-shape"),
     (r"does not know SM\d+", "plans are built for the GPUs it serves; for a Jetson take its own target, such as jetson-orin-nano"),
+    (r"empty tensor", "the shapes are too small for the model: give those it is used with, by --input-shape or opt-shapes"),
     (r"cudaerror", "`current` needs a GPU; name the capability: --option capabilities=sm89"),
 )  # fmt: skip
 _DEFAULT = "`edgec check MODEL --target {target}` tells of every node; rewrite this one, or cut the model before it"
@@ -82,15 +83,23 @@ def tell(
                 "EC0685", severity, f"TensorRT's ONNX parser refuses {who}({by}): {plain(r.message)}", location,
                 hint(r.message, target),
             )  # fmt: skip
-    for capability, reason in verdict.built.items():
-        if verdict.parsed and isinstance(reason, str):
-            what = f"{by} builds no plan for {capability}: {plain(reason)}"
-            diagnostics.add("EC0686", severity, what, _named_in(graph, reason), hint(reason, target))
+    for reason, capabilities in _reasons(verdict).items():
+        what = f"{by} builds no plan for {', '.join(capabilities)}: {plain(reason)}"
+        diagnostics.add("EC0686", severity, what, _named_in(graph, reason), hint(reason, target))
     for text in verdict.warnings:
         if re.search("defaulting to int8", text, re.IGNORECASE):
             what = f"{by} computes unsigned zero points as int8: values above 127 are clipped"
             advice = "give every zero point as int8 0; `edgec explain EC0683`"
             diagnostics.warn("EC0683", what, Location(graph.source), advice)
+
+
+def _reasons(verdict: Verdict) -> dict[str, list[str]]:
+    """Why nothing was built, and for which capabilities, where the parser took the file."""
+    out: dict[str, list[str]] = {}
+    for capability, reason in verdict.built.items():
+        if verdict.parsed and isinstance(reason, str):
+            out.setdefault(reason, []).append(capability)
+    return out
 
 
 def _location(graph: Graph, refusal: Refusal) -> Location:

@@ -161,6 +161,11 @@ def test_what_does_not_build_is_told_for_each_gpu() -> None:
     assert json.loads(json.dumps(verdict.to_json()))["built"] == {"sm86": "fp8 is not here", "sm89": 100}
 
 
+def test_one_reason_for_many_gpus_is_said_once() -> None:
+    (d,) = told(Verdict(True, (), (), {"sm86": "no", "sm89": "no", "sm120": 1}, "1.7.1.116", 3))
+    assert "for sm86, sm89: no" in d.message
+
+
 # ---- the worker --------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +199,14 @@ def test_a_builder_that_crashes_is_a_verdict_on_that_build(tmp_path: Path) -> No
     for verdict in found:
         assert verdict.parsed
         assert all("SIGSEGV" in str(b) for b in verdict.built.values())
+
+
+def test_a_crash_does_not_bring_back_an_older_result(tmp_path: Path) -> None:
+    (path,) = model().save(tmp_path / "m.onnx")
+    good = Machine(tmp_path / "good", "1.7.1.116", module=RTX)
+    assert judge(path, manager(good, tmp_path), workdir=tmp_path / "w", capabilities=("sm86",)).accepted
+    bad = Machine(tmp_path / "bad", "1.7.1.116", "crash", RTX)
+    assert not judge(path, manager(bad, tmp_path), workdir=tmp_path / "w", capabilities=("sm86",)).accepted
 
 
 def test_a_parser_that_refuses(tmp_path: Path) -> None:
