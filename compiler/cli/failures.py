@@ -15,6 +15,7 @@ from edgec.diagnostics import Diagnostic, EdgecError, Severity
 _CODES = {
     "EC06": TOOLCHAIN,
     "EC064": ERROR,  # what a lowering of our own refuses, and files it writes and reads
+    "EC069": ERROR,  # a board that does not run the release asked for, shapes that do not fit
     **dict.fromkeys(("EC0650", "EC0651", "EC0652", "EC0653", "EC0660"), ERROR),
     "EC08": VERIFICATION,
     **dict.fromkeys(("EC0835", "EC0836"), ERROR),  # two files that cannot be compared
