@@ -17,6 +17,9 @@ from edgec.rewrite import FROM_KEY, RULE_KEY, Rewriter
 
 OUTPUTS = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
 
+TENSORRT_TOP_K = 3840
+"""The greatest K TensorRT's TopK takes (its builder says so): standard ops are for TensorRT 11 too, whose plugins differ."""
+
 
 @dataclass(frozen=True)
 class AttachNms(Pass):
@@ -26,7 +29,8 @@ class AttachNms(Pass):
     detection_scores and detection_classes (int32) [batch, max-output-boxes]; zeros follow the last detection. They take
     the place of the head's output or outputs; others stay.
 
-    `kind`: efficient, the plugin EfficientNMS_TRT; onnx, standard ops (NonMaxSuppression, TopK, gathers) with the same result.
+    `kind`: efficient, the plugin EfficientNMS_TRT; onnx, standard ops (NonMaxSuppression, TopK, gathers) with the same result,
+    but for images with more than 3840 scores above the threshold, of which the plugin takes 4096.
     `head`: how boxes and scores are written (`detection_heads`); auto tells YOLO-style outputs and FastestDet's apart.
     `boxes`, `scores`: names of tensors instead, [batch, boxes, 4] and [batch, boxes, classes] or with the last two axes
     swapped; then `box_coding` says what the four numbers are: corners (x1, y1, x2, y2) or center (x, y, width, height).
@@ -90,7 +94,7 @@ class AttachNms(Pass):
             graph.model.graph.opset_imports.setdefault(self.domain, 1)
         graph.remove_dead()
         if self.kind == "onnx":
-            PluginReference().run(graph, ctx)
+            PluginReference(TENSORRT_TOP_K).run(graph, ctx)
             for node in plugin_nodes(graph):
                 why = next(iter(ctx.rejections.get("efficient-nms-reference", {}).values()), "no rule matched")
                 raise error(

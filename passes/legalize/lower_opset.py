@@ -16,6 +16,7 @@ from edgec.graph import Graph, ir
 from edgec.passes.legalize.expansions import EXPANSIONS, expansion_rule
 from edgec.passes.legalize.opset_changes import CHANGES, EXPANDED_BELOW, NEUTRAL
 from edgec.pipeline import Pass, PassContext, PassResult
+from edgec.plugin_ops import is_plugin
 from edgec.rewrite import RewriteStats, RuleSet
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class LowerOpset(Pass):
         found = Diagnostics()
         changed = 0
         for node in list(graph.nodes()):
-            if node.domain == "":
+            if node.domain == "" and not is_plugin(node):  # plugins have no opset
                 changed += self._lower(node, graph, stats, found)
         found.raise_if_errors()
         graph.model.opset_imports[""] = self.to

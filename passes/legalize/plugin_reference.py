@@ -34,7 +34,12 @@ OLDEST_OPSET = 16
 
 @dataclass(frozen=True)
 class PluginReference(Pass):
-    """Every plugin node that has a reference becomes standard ops; names and types of its outputs stay."""
+    """Every plugin node that has a reference becomes standard ops; names and types of its outputs stay.
+
+    `candidates`: best scores of one image that take part in a suppression; the plugin takes 4096.
+    """
+
+    candidates: int = CANDIDATES
 
     name: ClassVar[str] = "plugin-reference"
     contract: ClassVar[Contract] = "close"
@@ -46,7 +51,7 @@ class PluginReference(Pass):
         if graph.opset < OLDEST_OPSET:
             UpgradeOpset().run(graph, ctx)
         infer_shapes(graph)
-        rules = [r for domain in sorted({n.domain for n in found}) for r in _rules(domain)]
+        rules = [r for domain in sorted({n.domain for n in found}) for r in _rules(domain, self.candidates)]
         return rewrite_result(RuleSet(rules).apply(graph), ctx)
 
 
@@ -57,8 +62,11 @@ def to_reference(graph: Graph) -> Graph:
     return runnable(graph)
 
 
-def _rules(domain: str) -> list[Rule]:
-    nms = rule(P.EfficientNMS_TRT(rest("inputs"), domain_=domain), name="efficient-nms-reference")(_efficient_nms)
+def _rules(domain: str, candidates: int) -> list[Rule]:
+    def written_out(m: Match, rw: Rewriter) -> Result:
+        return _efficient_nms(m, rw, candidates)
+
+    nms = rule(P.EfficientNMS_TRT(rest("inputs"), domain_=domain), name="efficient-nms-reference")(written_out)
     roi = rule(P.ROIAlign_TRT(rest("inputs"), domain_=domain), name="roi-align-reference")(_roi_align)
     return [nms, roi]
 
@@ -71,7 +79,7 @@ def _number(node: ir.Node, name: str, default: float | None = None) -> float:
     return float(value)
 
 
-def _efficient_nms(m: Match, rw: Rewriter) -> Result:
+def _efficient_nms(m: Match, rw: Rewriter, candidates: int) -> Result:
     node = m.root
     try:
         threshold, iou = _number(node, "score_threshold"), _number(node, "iou_threshold")
@@ -106,7 +114,7 @@ def _efficient_nms(m: Match, rw: Rewriter) -> Result:
         is_background = rw.op("Equal", rw.op("Mod", index, classes), rw.const(np.int64(background), "background"))
         passed = rw.op("Where", is_background, _nothing(rw), passed)
     size = product(rw, count(rw, scores, 1), classes)
-    best = rw.op("Min", size, rw.const(np.array([CANDIDATES], np.int64), "candidates"))
+    best = rw.op("Min", size, rw.const(np.array([candidates], np.int64), "candidates"))
     candidate, where = rw.ops("TopK", passed, best, attrs={"axis": 1, "largest": 1, "sorted": 1}, outputs=2)
     own_class = rw.op("Mod", where, classes)
     box_index = where if per_class else rw.op("Div", where, classes)
