@@ -68,7 +68,8 @@ def gather_part(m: Match, rw: Rewriter) -> Result:
     if index.ndim or axis not in (1, 2, -4, -3) or not -parts[axis] <= int(index) < parts[axis]:
         return Reject("not one index along the groups")
     groups = np.arange(shape[1]).reshape(parts[1], parts[2])
-    return _by_conv(m, rw, [int(i) for i in groups.take(int(index), axis=axis % 5 - 1)])
+    along = groups[int(index), :] if axis % 5 == 1 else groups[:, int(index)]
+    return _by_conv(m, rw, along.tolist())
 
 
 @rule(P.Pad(var("x"), const("pads"), opt(const("value")), opt(const("axes"))))
