@@ -17,6 +17,7 @@ from edgec.passes.legalize.half_constants import (
     loss,
 )
 from edgec.passes.legalize.half_ranges import MOVES, Ranges, elements
+from edgec.passes.legalize.half_scales import can_store_again, unfit_scale
 from edgec.passes.legalize.half_slots import Slots
 
 KEPT_KEY = "edgec.float32"
@@ -86,7 +87,6 @@ _TO_DENOMINATOR = frozenset(
         "Squeeze",
     }
 )
-_SMALL_TOO = frozenset({"ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare"})
 _MASKED = MOVES | {"Add", "Where", "Mul"}
 _SATURATED = {"Clip": (1, 2), "Max": None, "Min": None}
 """Ops whose constants may end at the largest float16: what they limit never gets there."""
@@ -129,6 +129,9 @@ class Decisions:
             found = self._kept_before(node, keep) or (None if node.op_type in QDQ else self._reason(node))
             if found is not None:
                 self.kept[node] = found
+        for node in nodes:
+            if node.op_type == "DequantizeLinear" and node not in self.kept:
+                self._coarse_scale(node)
         for node in self.graph.nodes():
             self._exact_integers(node)
             if node in self.slots and self.half is ir.DataType.FLOAT16:
@@ -334,23 +337,36 @@ class Decisions:
             if v in done or maker is None or is_constant_value(v):
                 continue
             done.add(v)
-            if low is not None and 0 <= low < _SMALLEST_NORMAL and self._seen(v) > 0:
+            small = low is not None and 0 <= low < _SMALLEST_NORMAL and self._seen(v) > 0
+            if small:
                 does = "takes the logarithm of" if node.op_type == "Log" else "divides by what is made of"
+                reach = f"{v.name}, which gets down to {low:.3g}"
                 why = Kept(
-                    f"{node.name or node.op_type} {does} {v.name}, which gets down to {low:.3g}: float16 has 11 bits from 6.1e-5 up, 0 below 3e-8",
+                    f"{node.name or node.op_type} {does} {reach}: float16 has 11 bits from 6.1e-5 up, none below 3e-8",
                     hint="a larger epsilon, where the model allows one",
                 )
-                self._keep(node, why)
-                self._keep(maker, why)
-                for user, _ in v.uses():
-                    if user.op_type in _TO_DENOMINATOR | set(_DENOMINATORS):
+                for user in (
+                    node,
+                    maker,
+                    *(u for u, _ in v.uses() if u.op_type in _TO_DENOMINATOR | set(_DENOMINATORS)),
+                ):
+                    if user is not node or v is start:
                         self._keep(user, why)
-            if maker.op_type in _TO_DENOMINATOR:
-                stack += [
-                    u
-                    for u in maker.inputs
-                    if u is not None and (p := u.producer()) is not None and p.op_type in _TO_DENOMINATOR | _SMALL_TOO
-                ]
+            if maker.op_type in ("Sqrt", "Pow") or (small and maker.op_type in _TO_DENOMINATOR):
+                stack += [u for u in maker.inputs if u is not None]
+
+    def _coarse_scale(self, node: ir.Node) -> None:
+        """Where 16 bits cannot hold a scale, its readers compute in float32: TensorRT wants the scales of one node alike."""
+        smallest = unfit_scale(node, self.half)
+        if smallest is None or can_store_again(node, self.graph.opset):
+            return
+        what = f"{self._name} cannot hold {smallest:.3g}, the scale of {node.name or node.outputs[0].name}"
+        why = Kept(
+            what, "EC0244", "look at the inputs: numbers that small are rare; or keep the value out of quantisation"
+        )
+        for user, i in node.outputs[0].uses():
+            if self.slots[user].inputs[i] == "typed":
+                self._keep(user, why)
 
     def _back(self, v: ir.Value, through: frozenset[str] | set[str], why: Kept) -> None:
         stack, done = [v], set()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph, attribute, constant, ir, is_constant
-from edgec.passes.legalize.half_constants import new_initializer
+from edgec.passes.legalize.half_constants import constant_of, is_constant_value, new_initializer
 
 SCALE_ERROR = 2.0**-9
 """Relative error up to which a scale may be rounded: 54 dB, against the 35 to 50 dB of 8 bits."""
@@ -25,9 +25,18 @@ def rounding_error(scale: npt.NDArray[np.float32], half: ir.DataType) -> float:
     return float(np.nan_to_num(error, nan=np.inf).max(initial=0.0))
 
 
-def store_again(graph: Graph, node: ir.Node, half: ir.DataType) -> bool:
-    """Give the DequantizeLinear of a constant scales that 16 bits hold, and integers to match. False where that cannot be
-    done: another type than 8 bits, blocks, or a scale that is computed."""
+def unfit_scale(node: ir.Node, half: ir.DataType) -> float | None:
+    """The smallest scale of a Q or DQ node with constant float32 scales, if 16 bits cannot hold one of them; else None."""
+    scale = node.inputs[1]
+    if scale is None or scale.dtype is not ir.DataType.FLOAT or not is_constant_value(scale):
+        return None
+    data = constant_of(scale)
+    assert data is not None  # it is constant
+    return float(np.abs(data).min()) if rounding_error(data, half) > SCALE_ERROR else None
+
+
+def can_store_again(node: ir.Node, opset: int) -> bool:
+    """Whether a DequantizeLinear is of constant weights in 8 bits with plain scales."""
     stored, scale = node.inputs[0], node.inputs[1]
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     if (
@@ -37,8 +46,18 @@ def store_again(graph: Graph, node: ir.Node, half: ir.DataType) -> bool:
         or not (is_constant(stored) and is_constant(scale))
     ):
         return False
-    if (zero is not None and not is_constant(zero)) or attribute(node, "block_size", graph.opset):
+    return (zero is None or is_constant(zero)) and not attribute(node, "block_size", opset)
+
+
+def store_again(graph: Graph, node: ir.Node, half: ir.DataType) -> bool:
+    """Give the DequantizeLinear of a constant scales that 16 bits hold, and integers to match. False where that cannot be
+    done: another type than 8 bits, blocks, or a scale that is computed."""
+    if not can_store_again(node, graph.opset):
         return False
+    stored, scale = node.inputs[0], node.inputs[1]
+    assert stored is not None  # see can_store_again
+    assert scale is not None
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
     old = np.asarray(constant(scale), np.float32)
     new = _at_least(old, half)
     if not np.isfinite(new).all():
@@ -48,12 +67,11 @@ def store_again(graph: Graph, node: ir.Node, half: ir.DataType) -> bool:
     axis = attribute(node, "axis", graph.opset)
     ratio = _along(old.astype(np.float64) / new, integers.ndim, 1 if axis is None else axis)
     offset = _along(offset, integers.ndim, 1 if axis is None else axis)
+    assert stored.dtype is not None
     low, high = _LIMITS[stored.dtype]
     data = np.clip(np.rint((integers.astype(np.float64) - offset) * ratio + offset), low, high)
     owner = node.graph
-    while owner is not None and not isinstance(owner, ir.Graph):
-        return False
-    assert owner is not None  # nodes lie in graphs
+    assert isinstance(owner, ir.Graph)  # functions are inlined
     q = new_initializer(graph, owner, f"{stored.name}.stored", ir.tensor(data.astype(integers.dtype)))
     s = new_initializer(graph, owner, f"{scale.name}.{half.name.lower()}", ir.tensor(new))
     node.replace_input_with(0, q)

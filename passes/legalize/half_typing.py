@@ -16,7 +16,7 @@ from edgec.passes.legalize.half_constants import (
     to_half,
 )
 from edgec.passes.legalize.half_decisions import Decisions
-from edgec.passes.legalize.half_scales import SCALE_ERROR, rounding_error, store_again
+from edgec.passes.legalize.half_scales import store_again, unfit_scale
 from edgec.passes.legalize.half_slots import HOLDERS, Slots, is_float32
 from edgec.rewrite import FROM_KEY, RULE_KEY
 
@@ -42,13 +42,14 @@ class _Want:
 class Typing:
     """`stats` counts what was done; `coarse` lists Q/DQ nodes whose scales 16 bits cannot hold."""
 
-    def __init__(self, decisions: Decisions, rule: str, io_half: bool) -> None:
+    def __init__(self, decisions: Decisions, rule: str, *, io_half: bool, half_scales: bool) -> None:
         self.graph: Graph = decisions.graph
         self.half = decisions.half
         self.decisions = decisions
         self.slots: dict[ir.Node, Slots] = dict(decisions.slots)
         self.rule = rule
         self.io_half = io_half
+        self.half_scales = half_scales
         self.stats: Counter[str] = Counter()
         self.coarse: dict[ir.Node, float] = {}
         self._made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -128,17 +129,18 @@ class Typing:
 
     def _scale_fits(self, node: ir.Node) -> bool:
         """Whether the scale may be of 16 bits; stored weights are stored again where it may not."""
+        if not self.half_scales:
+            return False
         scale = node.inputs[1]
         if scale is None or not is_constant_value(scale):
             return scale is not None and scale.dtype is self.half
-        data = constant_of(scale)
-        assert data is not None  # it is constant
-        if rounding_error(data, self.half) <= SCALE_ERROR:
+        smallest = unfit_scale(node, self.half)
+        if smallest is None:
             return True
         if node.op_type == "DequantizeLinear" and store_again(self.graph, node, self.half):
             self.stats["stored-again"] += 1
             return True
-        self.coarse[node] = float(np.abs(data).min())
+        self.coarse[node] = smallest
         return False
 
     def _type(self, v: ir.Value) -> ir.DataType:
