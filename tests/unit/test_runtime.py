@@ -133,3 +133,16 @@ def test_fallback_to_the_reference_evaluator_is_said():
     np.testing.assert_allclose(session.run({"x": np.array([[2, 3]], np.float32)})["y"], [[4, 9]])
     with pytest.raises(EdgecError, match=r"EC0810.*neither"):
         Session(Graph.from_text(HEAD + "g (float[1] x) => (float[1] y) { y = com.acme.Foo(x) }"), fallback=True)
+
+
+def test_a_float16_bias_between_qdq_is_not_lost_to_the_optimiser() -> None:
+    """ONNX Runtime 1.31 would store it in steps of 1e-4 x 1e-4, which float16 does not have."""
+    small, step, bias = (int(np.float16(v).view(np.uint16)) for v in (1e-4, 0.05, 1.5))  # the text form takes bits
+    graph = Graph.from_text(f"""<ir_version: 10, opset_import: ["" : 21]> g (float16[1,1,2,2] x) => (float16[1,1,2,2] y)
+        <float16 s = {{{small}}}, float16 t = {{{step}}}, int8 z = {{0}}, int8[1,1,1,1] w = {{100}}, float16[1] b = {{{bias}}}> {{
+            q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  k = DequantizeLinear(w, s, z)
+            c = Conv(d, k, b)  r = QuantizeLinear(c, t, z)  y = DequantizeLinear(r, t, z) }}""")
+    x = {"x": np.zeros((1, 1, 2, 2), np.float16)}
+    want = Session(graph).run(x)["y"]
+    assert np.allclose(want, 1.5, atol=0.05)
+    assert np.array_equal(Session(graph, optimise=True).run(x)["y"], want)
