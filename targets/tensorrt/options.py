@@ -17,7 +17,6 @@ class TensorRtOptions:
     min_shapes: str | None = None
     opt_shapes: str | None = None
     max_shapes: str | None = None
-    oracle: Literal["auto", "none"] = "auto"
     timeout: float = 1800.0
 
     HELP: ClassVar[Mapping[str, str]] = {
@@ -25,7 +24,6 @@ class TensorRtOptions:
         "min-shapes": 'the smallest shapes of inputs with dynamic dimensions, as trtexec takes them: "x:1x3x224x224"',
         "opt-shapes": "the shapes to optimise for",
         "max-shapes": "the largest shapes",
-        "oracle": "auto (default): TensorRT-RTX's ONNX parser judges the file where its toolchain is at hand; none",
         "timeout": "seconds a TensorRT tool may take (1800)",
     }
 
@@ -37,11 +35,13 @@ class JetsonOptions(TensorRtOptions):
     jetpack: str | None = None
     dla: bool = False
     gpu_fallback: bool = True
+    oracle: Literal["auto", "none"] = "auto"
 
     HELP: ClassVar[Mapping[str, str]] = {
         "jetpack": "the board's JetPack: 5, 6.0, 6.1, 6.2, 7.0, 7.1, 7.2 or 7.2.2; default: the board's usual one",
         "dla": "true: compile for the DLA (static shapes)",
         "gpu-fallback": "true (default): layers the DLA does not take run on the GPU; false: they are an error",
+        "oracle": "auto (default): TensorRT-RTX's ONNX parser judges the file where its toolchain is at hand; none",
         **TensorRtOptions.HELP,
     }
 

@@ -124,6 +124,13 @@ def test_a_timing_cache_is_used_and_kept(mode: str, tmp_path: Path) -> None:
     assert kept.read_bytes() == b"measured"
 
 
+def test_a_timing_cache_that_is_not_there(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "machine")
+    code, text = code_of(lambda: compiled(machine, tmp_path, options={"timing_cache": str(tmp_path / "no.cache")}))
+    assert code == "EC0463"
+    assert "no.cache" in text
+
+
 @pytest.mark.parametrize(
     ("mode", "code", "says"),
     [

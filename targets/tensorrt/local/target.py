@@ -78,6 +78,9 @@ class TensorRt(Target):
 
         local = self._local or self._find(job.toolchains)
         options = parse_options(LocalOptions, job.options)
+        cache = Path(options.timing_cache) if options.timing_cache is not None else None
+        if cache is not None and not cache.is_file():
+            raise error("EC0463", f"option timing-cache: there is no file {cache}")
         folder = job.workdir / "tensorrt"
         folder.mkdir()
         written = graph.save(folder / "model.onnx")
@@ -87,7 +90,7 @@ class TensorRt(Target):
         built = build(
             local, written[0], graph, precision=job.precision.removesuffix(WEAK), folder=folder / "build", target=self.name,
             profiles=shapes, workspace=options.workspace,
-            timing_cache=Path(options.timing_cache) if options.timing_cache is not None else None,
+            timing_cache=cache,
             diagnostics=job.diagnostics, timeout=options.timeout, log=job.logs / "tensorrt.log",
         )  # fmt: skip
         out: dict[str, bytes | Path] = {p.name: p for p in written}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec.diagnostics import Location, did_you_mean, error
+from edgec.diagnostics import Location, error
 from edgec.target import Artifact, EmitJob, Runner
 from edgec.target_options import parse_options
 from edgec.targets.tensorrt.engines import EngineRunner, Gpu, look
@@ -100,8 +100,8 @@ def capabilities(given: str | None, spec: TargetSpec) -> list[str]:
         names = [c.strip().lower() for c in text.split("+")]
         for name in names:
             if name not in (*CAPABILITIES, PORTABLE) or (name == PORTABLE and len(names) > 1):
-                near = did_you_mean(name, [*CAPABILITIES, PORTABLE], f"known: {', '.join((*CAPABILITIES, PORTABLE))}")
-                raise error("EC0687", f"TensorRT-RTX builds no plan for {name!r}", hint=near)
+                known = f"it does for {', '.join((*CAPABILITIES, PORTABLE))}"
+                raise error("EC0687", f"TensorRT-RTX builds no plan for {name!r}", hint=known)
         out.append("+".join(names))
     return list(dict.fromkeys(out))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgec.target import Artifact, EmitJob, Runner, Target
+from edgec.target_options import parse_options
 from edgec.targets.tensorrt.options import RtxOptions
 
 if TYPE_CHECKING:
@@ -17,6 +18,13 @@ class TensorRtRtx(Target):
 
     options: ClassVar[Mapping[str, str]] = RtxOptions.HELP
     option_type: ClassVar[type[RtxOptions]] = RtxOptions
+
+    def settle(self, precision: str, options: Mapping[str, Any]) -> str:
+        """`precision` itself. EC0687 where the option names GPUs nobody builds for: told before any work."""
+        from edgec.targets.tensorrt.rtx.emit import capabilities
+
+        capabilities(parse_options(RtxOptions, options).capabilities, self.spec())
+        return precision
 
     def emit(self, graph: Graph, job: EmitJob) -> Artifact:
         from edgec.targets.tensorrt.rtx.emit import emit
