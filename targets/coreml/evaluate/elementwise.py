@@ -94,9 +94,9 @@ def moving_unary(o: OpReader) -> None:
 
 @evaluates("real_div")
 def real_div(o: OpReader) -> None:
-    """x / y. Of integers: the definition does not say how a quotient becomes int32, so only those of floats."""
+    """x / y. Of integers the definition does not say how a negative quotient becomes int32, so only those of floats."""
     if not is_float(o.out):
-        o.unknown("the quotient of integers is not defined; floor_div is")
+        o.unknown("the quotient of integers; that of floor_div is defined")
     o.give(o.emit("Div", [o.x("x"), o.x("y")]))
 
 

@@ -13,7 +13,7 @@ _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 @evaluates("fill")
 def fill(o: OpReader) -> None:
     """The value in every element."""
-    o.move(_filled(o, o.x("shape")))
+    o.move(_filled(o, o.integers("shape")))
 
 
 @evaluates("fill_like")
@@ -39,9 +39,9 @@ def one_hot(o: OpReader) -> None:
     """on_value where the place along the new axis is the index, else off_value; an index beyond is at no place."""
     rank = o.mil("indices").rank
     axis = o.integer("axis", -1) % (rank + 1)
-    places = o.emit("Range", [o.const(np.int64(0)), o.x("one_hot_vector_size"), o.const(np.int64(1))])
+    places = o.emit("Range", [o.const(np.int64(0)), o.integers("one_hot_vector_size"), o.const(np.int64(1))])
     along = o.emit("Reshape", [places, o.const([-1 if i == axis else 1 for i in range(rank + 1)])])
-    here = o.emit("Equal", [o.emit("Unsqueeze", [o.x("indices"), o.const([axis])]), along])
+    here = o.emit("Equal", [o.emit("Unsqueeze", [o.integers("indices"), o.const([axis])]), along])
     values = [o.const(o.array("on_value", np.int64(1))), o.const(o.array("off_value", np.int64(0)))]
     o.move(o.emit("Where", [here, *values]))
 
@@ -71,7 +71,7 @@ def pad(o: OpReader) -> None:
         all_pairs = np.concatenate([np.zeros((rank - len(pairs), 2), np.int64), pairs])
         pads = o.const(all_pairs.T.reshape(-1))
     else:
-        pairs_here = o.emit("Reshape", [o.x("pad"), o.const([-1, 2])])
+        pairs_here = o.emit("Reshape", [o.integers("pad"), o.const([-1, 2])])
         pads = o.emit("Reshape", [o.emit("Transpose", [pairs_here], perm=[1, 0]), o.const([-1])])
     value = [o.x("constant_val")] if mode == "constant" and o.has("constant_val") else []
     o.move(o.emit("Pad", [o.x(), pads, *value], mode=_PAD_MODES[mode]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edgec.graph import ir
 from edgec.targets.coreml.evaluate.rules import OpReader, evaluates
 
 
@@ -11,13 +10,13 @@ def gather(o: OpReader) -> None:
     """x[:axis] + indices[batch_dims:] + x[axis + 1:], the first `batch_dims` axes of both running together."""
     axis, batch = o.axis("axis", 0), o.integer("batch_dims", 0)
     if not batch:
-        o.move(o.emit("Gather", [o.x(), _indices(o)], axis=axis))
+        o.move(o.emit("Gather", [o.x(), o.integers("indices")], axis=axis))
         return
     rank, picked = o.mil().rank, o.mil("indices").rank - batch
     between = axis - batch
     front = [*range(batch), axis, *range(batch, axis), *range(axis + 1, rank)]
     x = o.emit("Transpose", [o.x(), ], perm=front)  # fmt: skip
-    rows = o.emit("Unsqueeze", [_indices(o), o.const([-1])])
+    rows = o.emit("Unsqueeze", [o.integers("indices"), o.const([-1])])
     v = o.emit("GatherND", [x, rows], batch_dims=batch)  # [*batch, *picked, *between, *behind]
     total = batch + picked + rank - batch - 1
     back = [
@@ -30,21 +29,13 @@ def gather(o: OpReader) -> None:
 @evaluates("gather_along_axis")
 def gather_along_axis(o: OpReader) -> None:
     """NumPy's take_along_axis."""
-    o.move(o.emit("GatherElements", [o.x(), _indices(o)], axis=o.axis("axis", 0)))
+    o.move(o.emit("GatherElements", [o.x(), o.integers("indices")], axis=o.axis("axis", 0)))
 
 
 @evaluates("gather_nd")
 def gather_nd(o: OpReader) -> None:
     """The slices of x that the last axis of `indices` points to."""
-    o.move(o.emit("GatherND", [o.x(), _indices(o)], batch_dims=o.integer("batch_dims", 0)))
-
-
-def _indices(o: OpReader) -> ir.Value:
-    if o.has("indices") and o.known("indices") is not None:
-        return o.const(o.array("indices").astype("int64"))
-    v = o.x("indices")
-    narrow = o.mil("indices").dtype in ("int8", "uint8")
-    return o.emit("Cast", [v], to=int(ir.DataType.INT64)) if narrow else v
+    o.move(o.emit("GatherND", [o.x(), o.integers("indices")], batch_dims=o.integer("batch_dims", 0)))
 
 
 @evaluates("non_zero")

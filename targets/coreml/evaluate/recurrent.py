@@ -14,8 +14,18 @@ from edgec.graph import ir
 from edgec.targets.coreml.evaluate.rules import OpReader, evaluates
 from edgec.targets.coreml.program import Array
 
-_ACTIVATIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "linear": "Affine"}
-"""Of `hard_sigmoid` and `scaled_tanh` the definitions do not give the parameters."""
+_ACTIVATIONS = {
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "scaled_tanh": "Tanh",
+    "relu": "Relu",
+    "linear": "Affine",
+    "hard_sigmoid": "HardSigmoid",
+    "sigmoid_hard": "HardSigmoid",
+}
+"""With the parameters that coremltools' tests give: scaled_tanh is tanh, hard_sigmoid min(max(0.2 x + 0.5, 0), 1)."""
+
+_PARAMETERS = {"Affine": (1.0, 0.0), "HardSigmoid": (0.2, 0.5)}
 
 _LSTM = (0, 2, 1, 3)
 """MIL has input, forget, output, cell; ONNX input, output, forget, cell."""
@@ -104,11 +114,8 @@ def _activations(o: OpReader, names: Sequence[str], directions: int) -> dict[str
     if unknown:
         o.unknown(f"activation {unknown[0]}")
     found = [_ACTIVATIONS[a] for a in asked] * directions
-    if "Affine" not in found:
-        return {"activations": found}
-    if set(found) != {"Affine"}:
-        o.unknown("linear among other activations")
-    return {"activations": found, "activation_alpha": [1.0] * len(found), "activation_beta": [0.0] * len(found)}
+    alpha, beta = ([_PARAMETERS[a][i] for a in found if a in _PARAMETERS] or None for i in (0, 1))
+    return {"activations": found, "activation_alpha": alpha, "activation_beta": beta}
 
 
 def _initial(o: OpReader, name: str, directions: int) -> ir.Value:

@@ -1,8 +1,8 @@
 """Resizing along the last axes, by the grids of sampling points of the definitions.
 
-A grid says for every place of the output where in the input it lies. Linear: between the two neighbours; nearest: the one at
-or below. Fixed sizes are computed from those formulas; sizes known at run time only through ONNX's Resize, where it has the
-same grid.
+A grid says for every place of the output where in the input it lies. Linear: between the two neighbours. Nearest: the one at
+or below, but of `resize` the one nearest to the point, as coremltools' own tests have it. Fixed sizes are computed from those
+formulas; sizes known at run time only through ONNX's Resize, where it has the same grid.
 """
 
 from __future__ import annotations
@@ -75,11 +75,12 @@ def upsample_nearest_neighbor(o: OpReader) -> None:
 def resize(o: OpReader) -> None:
     """The last `resized_dims` axes to the last numbers of `shape` (0: as it is), linear or nearest (iOS17).
 
-    Nearest is evaluated with the DEFAULT grid only: how other points are rounded is not said.
+    Nearest takes the pixel nearest to the point; points in the middle between two are not evaluated.
     """
     known, count = o.known("shape"), o.integer("resized_dims")
     if known is None:
-        o.unknown("a computed shape")
+        _to_computed(o, count)
+        return
     dims = o.dims()
     sizes = [int(s) for s in known[len(known) - count :]]
     sizes_now = [s or d for s, d in zip(sizes, dims[len(dims) - count :], strict=True)]
@@ -88,10 +89,35 @@ def resize(o: OpReader) -> None:
     fixed, mode = [int(s) for s in sizes_now], o.text("sampling_mode", "DEFAULT")
     if o.text("interpolation_mode", "LINEAR") == "LINEAR":
         _linear(o, fixed, mode)
-    elif mode == "DEFAULT":
-        _nearest(o, fixed)
     else:
-        o.unknown(f"nearest neighbours with {mode}")
+        _rounded(o, fixed, mode)
+
+
+def _rounded(o: OpReader, sizes: Sequence[int], mode: str) -> None:
+    v, rank = o.x(), o.mil().rank
+    for axis, out in enumerate(sizes, rank - len(sizes)):
+        size = o.dims()[axis]
+        if size == out:
+            continue
+        try:
+            points = grid(mode, int(size), out)
+        except KeyError:
+            o.unknown(f"sampling_mode {mode}")
+        if np.any(np.isclose(points % 1, 0.5, atol=1e-6)):
+            o.unknown("points in the middle between two pixels")
+        v = o.emit("Gather", [v, o.const(np.rint(points).astype(np.int64))], axis=axis)
+    o.move(v)
+
+
+def _to_computed(o: OpReader, count: int) -> None:
+    """To sizes that the program computes."""
+    how = o.text("interpolation_mode", "LINEAR")
+    nearest, mode, rank = how != "LINEAR", o.text("sampling_mode", "DEFAULT"), o.mil().rank
+    told, length = o.integers("shape"), o.shape("shape")[0]
+    told = o.emit("Slice", [told, o.const([length - count]), o.const([length])])
+    dims = o.emit("Slice", [o.emit("Shape", [o.x()]), o.const([rank - count]), o.const([rank])])
+    new = o.emit("Where", [o.emit("Equal", [told, o.const(np.int64(0))]), dims, told])
+    _by_onnx(o, new, count, mode, "round_prefer_floor" if nearest else None)
 
 
 _Sizes = Sequence["int | float"]
@@ -147,18 +173,23 @@ def _nearest(o: OpReader, sizes: _Sizes) -> None:
 
 def _at_run_time(o: OpReader, sizes: _Sizes, how: str, mode: str) -> None:
     """Sizes floor(size factor) computed in the graph, then ONNX's Resize to them."""
-    if mode not in _RESIZE:
-        o.unknown(f"sampling_mode {mode} of sizes that are not fixed")
-    axes, rank = list(range(-len(sizes), 0)), o.mil().rank
+    rank = o.mil().rank
     present = o.emit("Slice", [o.emit("Shape", [o.x()]), o.const([rank - len(sizes)]), o.const([rank])])
     factors = np.asarray([s if isinstance(s, float) else 1.0 for s in sizes], np.float32)
     real = o.emit("Cast", [present], to=int(ir.DataType.FLOAT))
     grown = o.emit("Cast", [o.emit("Floor", [o.emit("Mul", [real, o.const(factors)])])], to=int(ir.DataType.INT64))
     told = np.asarray([s if isinstance(s, int) else 0 for s in sizes])
     new = o.emit("Where", [o.const(told > 0), o.const(told), grown])
-    given = [o.x(), None, None, new]
+    _by_onnx(o, new, len(sizes), mode, "floor" if how == "nearest" else None)
+
+
+def _by_onnx(o: OpReader, sizes: ir.Value, count: int, mode: str, rounding: str | None) -> None:
+    """`rounding`: of nearest neighbours; None: linear."""
+    if mode not in _RESIZE:
+        o.unknown(f"sampling_mode {mode} of sizes that are not fixed")
+    rank = o.mil().rank
     v = o.emit(
-        "Resize", given, axes=[a % rank for a in axes], mode=how, nearest_mode="floor" if how == "nearest" else None,
-        coordinate_transformation_mode=_RESIZE[mode],
+        "Resize", [o.x(), None, None, sizes], axes=list(range(rank - count, rank)),
+        mode="nearest" if rounding else "linear", nearest_mode=rounding, coordinate_transformation_mode=_RESIZE[mode],
     )  # fmt: skip
-    o.move(v) if how == "nearest" else o.give(v)
+    o.move(v) if rounding else o.give(v)

@@ -74,6 +74,14 @@ class OpReader:
             return self.evaluator.value(found)
         return self.const(self.array(name))
 
+    def integers(self, name: str) -> ir.Value:
+        """An argument of whole numbers (indices, sizes) as int64, whatever type it has."""
+        known = self.known(name)
+        if known is not None:
+            return self.const(known.astype(np.int64))
+        v = self.x(name)
+        return self.emit("Cast", [v], to=int(ir.DataType.INT64)) if self.mil(name).dtype in ("int8", "uint8") else v
+
     def optional(self, name: str) -> ir.Value | None:
         return self.x(name) if self.has(name) else None
 

@@ -131,7 +131,7 @@ def _boxes(o: OpReader) -> tuple[ir.Value, ir.Value, int]:
             boxes = o.emit("Cast", [boxes], to=int(ir.DataType.FLOAT))
     else:
         boxes, count = o.const(found.astype(np.float32)), len(found)
-    return boxes, o.x("box_indices") if o.has("box_indices") else o.const(np.arange(count)), count
+    return boxes, o.integers("box_indices") if o.has("box_indices") else o.const(np.arange(count)), count
 
 
 def _old_boxes(o: OpReader, batch: int) -> tuple[ir.Value, ir.Value, int]:
@@ -151,9 +151,7 @@ def _old_boxes(o: OpReader, batch: int) -> tuple[ir.Value, ir.Value, int]:
 def _points(o: OpReader, first: ir.Value, second: ir.Value, column: int, out: int, mode: str) -> ir.Value:
     """[boxes, out] from the corners [boxes, 2]."""
     start, end = (o.emit("Gather", [v, o.const([column])], axis=1) for v in (first, second))
-    if out == 1:
-        share = np.asarray([[0.5 if mode == "ALIGN_CORNERS" else 0.0]])
-    else:
-        share = np.arange(out)[None] / (out - 1)
+    alone = 0.5 if mode == "ALIGN_CORNERS" else 0.0
+    share = np.arange(out)[None] / (out - 1) if out > 1 else np.asarray([[alone]])
     reach = o.emit("Sub", [end, start])
     return o.emit("Add", [start, o.emit("Mul", [reach, o.const(share)])])

@@ -17,7 +17,7 @@ def scatter(o: OpReader) -> None:
     rank = o.mil("data").rank
     axis, (updates, reduction) = o.axis("axis", 0, rank), _updates(o)
     along = o.const([-1 if i == axis else 1 for i in range(rank)])
-    everywhere = o.emit("Expand", [o.emit("Reshape", [o.x("indices"), along]), o.emit("Shape", [updates])])
+    everywhere = o.emit("Expand", [o.emit("Reshape", [o.integers("indices"), along]), o.emit("Shape", [updates])])
     _give(o, o.emit("ScatterElements", [o.x("data"), everywhere, updates], axis=axis, reduction=reduction))
 
 
@@ -25,7 +25,7 @@ def scatter(o: OpReader) -> None:
 def scatter_along_axis(o: OpReader) -> None:
     """NumPy's put_along_axis."""
     axis, (updates, reduction) = o.axis("axis", 0, o.mil("data").rank), _updates(o)
-    given = [o.x("data"), o.x("indices"), updates]
+    given = [o.x("data"), o.integers("indices"), updates]
     _give(o, o.emit("ScatterElements", given, axis=axis, reduction=reduction))
 
 
@@ -33,7 +33,7 @@ def scatter_along_axis(o: OpReader) -> None:
 def scatter_nd(o: OpReader) -> None:
     """data with the slices that the last axis of `indices` points to replaced, or combined with `updates`."""
     updates, reduction = _updates(o)
-    _give(o, o.emit("ScatterND", [o.x("data"), o.x("indices"), updates], reduction=reduction))
+    _give(o, o.emit("ScatterND", [o.x("data"), o.integers("indices"), updates], reduction=reduction))
 
 
 def _updates(o: OpReader) -> tuple[ir.Value, str]:

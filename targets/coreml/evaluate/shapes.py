@@ -15,7 +15,7 @@ def reshape(o: OpReader) -> None:
     if o.known("shape") is None:
         if o.mil("shape").known != (o.mil().rank,):
             o.unknown("a computed shape of another rank: it may hold zeros")
-        o.move(o.emit("Reshape", [o.x(), o.x("shape")]))
+        o.move(o.emit("Reshape", [o.x(), o.integers("shape")]))
         return
     shape, dims = o.ints("shape"), o.dims()
     if len(shape) == len(dims):
@@ -66,7 +66,7 @@ def squeeze(o: OpReader) -> None:
 @evaluates("flatten2d")
 def flatten2d(o: OpReader) -> None:
     """The axes before `axis` as one, those from it on as another."""
-    o.move(o.emit("Flatten", [o.x()], axis=o.axis("axis", 1)))
+    o.move(o.emit("Flatten", [o.x()], axis=o.integer("axis", 1)))
 
 
 @evaluates("concat")
@@ -119,4 +119,4 @@ def shape(o: OpReader) -> None:
 @evaluates("tile")
 def tile(o: OpReader) -> None:
     """Repeated reps[i] times along axis i."""
-    o.move(o.emit("Tile", [o.x(), o.x("reps")]))
+    o.move(o.emit("Tile", [o.x(), o.integers("reps")]))

@@ -27,7 +27,7 @@ def sliced(o: OpReader, x: ir.Value, rank: int) -> ir.Value:
     stride = [1 if single else s for s, single in zip(stride, one, strict=True)]
     default_begin = [0 if s > 0 else _LAST for s in stride]
     default_end = [_LAST if s > 0 else _FIRST for s in stride]
-    begin, end = o.x("begin"), o.x("end")
+    begin, end = o.integers("begin"), o.integers("end")
     known_begin, known_end = o.known("begin"), o.known("end")
     if known_begin is not None:
         begins = [d if m else int(b) for b, d, m in zip(known_begin, default_begin, from_start, strict=True)]
@@ -52,7 +52,7 @@ def _mask(o: OpReader, name: str, rank: int) -> list[bool]:
 @evaluates("slice_by_size")
 def slice_by_size(o: OpReader) -> None:
     """`size` elements from `begin` on (negative: from the end); -1: all that follow."""
-    begin, size = o.x("begin"), o.x("size")
+    begin, size = o.integers("begin"), o.integers("size")
     dims = o.emit("Shape", [o.x()])
     zero = o.const(np.int64(0))
     begin = o.emit("Where", [o.emit("Less", [begin, zero]), o.emit("Add", [begin, dims]), begin])
@@ -111,5 +111,5 @@ def reverse_sequence(o: OpReader) -> None:
         o.unknown("the same axis for batch and sequence")
     there = [batch, sequence, *(a for a in range(rank) if a not in (batch, sequence))]
     turned = o.emit("Transpose", [o.x()], perm=there)
-    back = o.emit("ReverseSequence", [turned, o.x("lengths")], batch_axis=0, time_axis=1)
+    back = o.emit("ReverseSequence", [turned, o.integers("lengths")], batch_axis=0, time_axis=1)
     o.move(o.emit("Transpose", [back], perm=[there.index(a) for a in range(rank)]))

@@ -108,8 +108,7 @@ class Evaluator:
         self._numbers[mil] = data
 
     def _input(self, mil: Value) -> ir.Value:
-        kind = ir.DataType.FLOAT if mil.dtype in FLOATS else ir.DataType.INT64
-        v = ir.Value(name=mil.name, shape=ir.Shape(mil.known), type=ir.TensorType(kind))
+        v = ir.Value(name=mil.name, shape=ir.Shape(mil.known), type=ir.TensorType(_kind(mil)))
         self._at[mil] = v
         if self.half and mil.dtype == "fp16":
             self.keep(mil, v)
@@ -118,7 +117,7 @@ class Evaluator:
     def _output(self, mil: Value) -> ir.Value:
         (v,) = self.node("Identity", [self.value(mil)], 1, {})
         v.name = mil.name
-        v.type = ir.TensorType(ir.DataType.FLOAT if mil.dtype in FLOATS else ir.DataType.INT64)
+        v.type = ir.TensorType(_kind(mil))
         v.shape = ir.Shape(mil.known) if mil.shape is not None else None
         return v
 
@@ -151,3 +150,10 @@ class Evaluator:
     def _name(self, prefix: str) -> str:
         self._count += 1
         return f"{prefix}.{self._count}"
+
+
+def _kind(mil: Value) -> ir.DataType:
+    if mil.dtype in FLOATS:
+        return ir.DataType.FLOAT
+    kinds = {"bool": ir.DataType.BOOL, "int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8}
+    return kinds.get(mil.dtype, ir.DataType.INT64)
