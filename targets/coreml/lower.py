@@ -9,7 +9,7 @@ import numpy as np
 
 import edgec.targets.coreml.ops as _families
 from edgec.diagnostics import Diagnostic, Diagnostics, EdgecError, Location, Severity
-from edgec.graph import Graph, ir
+from edgec.graph import Graph, ir, is_constant
 from edgec.targets.coreml.builder import Builder
 from edgec.targets.coreml.interface import Interface, Port
 from edgec.targets.coreml.node import NodeLowering
@@ -111,6 +111,8 @@ def _check(n: NodeLowering, rule: LoweringRule) -> None:
     if node.inputs and node.inputs[0] is not None and (dtype := n.dtype()) not in rule.dtypes and dtype not in rule.via:
         n.refuse(f"MIL has no {dtype} operation for it", f"it computes in {', '.join((*rule.dtypes, *rule.via))}")
     for v in (*node.inputs, *node.outputs):
+        if v is not None and v.shape is not None and not is_constant(v) and 0 in v.shape:
+            n.refuse(f"{v.name!r} has no elements, which Core ML has no tensors for")
         if v is not None and v.shape is not None and v.shape.rank() > _MAX_RANK:
             n.refuse(f"{v.name!r} has {v.shape.rank()} axes, and Core ML computes with up to {_MAX_RANK}")
 

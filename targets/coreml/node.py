@@ -124,6 +124,18 @@ class NodeLowering(NodeReader):
         shape = None if v.shape is None else tuple(v.shape[p] for p in perm)
         return self.emit("transpose", x=v, perm=np.asarray(perm, np.int32), out_shape=shape)
 
+    def broadcast(self, v: Value, shape: Sequence[int]) -> Value:
+        """Repeated to fixed sizes, as NumPy broadcasts; the value itself where it has them."""
+        sizes, have = tuple(int(d) for d in shape), tuple(int(d) for d in v.known)
+        if have == sizes:
+            return v
+        if v.const is not None:
+            return self.constant(np.ascontiguousarray(np.broadcast_to(v.const, sizes)), f"{v.name}_wide")
+        wide = (1,) * (len(sizes) - len(have)) + have
+        x = self.reshape(v, wide)
+        reps = np.asarray([s if w == 1 else 1 for s, w in zip(sizes, wide, strict=True)], np.int32)
+        return x if wide == sizes else self.emit("tile", x=x, reps=reps, out_shape=sizes)
+
     def result(self, v: Value, k: int = 0) -> None:
         """Output `k` of the node is `v`."""
         self._written[k] = v

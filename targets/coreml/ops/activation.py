@@ -109,7 +109,8 @@ def softmax(n: NodeLowering) -> None:
 
 @lowers("LogSoftmax")
 def log_softmax(n: NodeLowering) -> None:
-    """x - log(sum(exp(x)))."""
+    """y - log(sum(exp(y))) of y = x - max(x): small numbers, which keep their digits in fp16 too."""
     x, axis = n.x(), np.asarray([int(n.attr("axis"))], np.int32)
-    total = n.emit("reduce_log_sum_exp", x=x, axes=axis, keep_dims=True)
-    n.result(n.emit("sub", x=x, y=total, out_shape=n.out_dims()))
+    below = n.emit("sub", x=x, y=n.emit("reduce_max", x=x, axes=axis, keep_dims=True), out_shape=x.shape)
+    total = n.emit("reduce_log_sum_exp", x=below, axes=axis, keep_dims=True)
+    n.result(n.emit("sub", x=below, y=total, out_shape=n.out_dims()))

@@ -100,7 +100,10 @@ def negation(n: NodeLowering) -> None:
 
 @lowers("Where", dtypes=("bool",))
 def where(n: NodeLowering) -> None:
+    """MIL's select has the shape of its two values: one of them is made as large as the condition."""
     a, b = n.x(1), n.x(2)
+    if np.broadcast_shapes(n.shape(1), n.shape(2)) != n.out_shape():
+        a = n.broadcast(a, n.out_shape())
     n.result(n.emit("select", cond=n.x(0), a=a, b=b, out_dtype=a.dtype, out_shape=n.out_dims()))
 
 
@@ -109,7 +112,8 @@ def clip(n: NodeLowering) -> None:
     """Limits known now; one that is missing is left out."""
     x = n.x()
     low, high = (n.const(i) if n.has(i) else None for i in (1, 2))
-    if x.dtype in FLOATS and low is not None and high is not None and low.size == high.size == 1:
+    ordered = low is not None and high is not None and low.size == high.size == 1 and bool((low < high).all())
+    if x.dtype in FLOATS and low is not None and high is not None and ordered:
         if float(low.reshape(())) == 0 and float(high.reshape(())) == 6:
             n.result(n.emit("relu6", x=x, out_shape=x.shape))
         else:

@@ -169,16 +169,7 @@ def tile(n: NodeLowering) -> None:
 
 @lowers("Expand", dtypes=ANY)
 def expand(n: NodeLowering) -> None:
-    """Repeats of axes of one element."""
-    to, have = n.out_shape(), n.shape()
-    x = n.x(0)
-    wide = (1,) * (len(to) - len(have)) + have
-    if not to:
-        n.result(x)
-        return
-    x = n.reshape(x, wide)
-    reps = np.asarray([t // max(w, 1) if w == 1 else 1 for t, w in zip(to, wide, strict=True)], np.int32)
-    n.result(x if (reps == 1).all() else n.emit("tile", x=x, reps=reps, out_shape=to))
+    n.result(n.broadcast(n.x(0), n.out_shape()))
 
 
 @lowers("DepthToSpace")

@@ -29,6 +29,8 @@ def quantize(n: NodeLowering) -> None:
 @lowers("DequantizeLinear", dtypes=(*ANY, *_STORED, "int16", "uint16"), since="iOS17")
 def dequantize(n: NodeLowering) -> None:
     stored = constant(n.value(0))
+    if stored is None and n.dtype() not in _STORED:
+        n.refuse(f"MIL dequantises 8 bits only, not {n.dtype()}", "use int8 activations")
     scale, axis = _scale(n)
     zero = _zero_point(n)
     if stored is None:

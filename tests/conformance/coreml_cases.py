@@ -1,0 +1,93 @@
+"""Models through the Core ML lowering, coremltools and back, many at once; what comes back is evaluated in ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import edgec.targets.coreml as coreml
+from edgec.graph import Graph
+from edgec.pipeline import Pass, PassContext, PassManager
+from edgec.plugins import Registry
+from edgec.recipe import build_passes
+from edgec.specs.schema import builtin_pipeline
+from edgec.targets.coreml.lower import LoweredProgram, lower
+from edgec.targets.coreml.program_file import PROGRAM, WEIGHTS, read_program, write_program
+from edgec.targets.coreml.runner import DecodedRunner
+from edgec.toolchain import Toolchain
+
+_HERE, _WORKERS = Path(__file__).parent, Path(coreml.__file__).parent
+_AT_ONCE = 400
+"""Programs of one process of coremltools."""
+
+
+def _load(name: str) -> ModuleType:
+    """A module beside this one: tests are no package."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, _HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+lowered_cases = _load("lowered_cases")
+Task, Result = lowered_cases.Task, lowered_cases.Result
+
+
+@cache
+def legal_passes(pipeline: str = "coreml-fp32") -> list[Pass]:
+    return build_passes(builtin_pipeline(pipeline).steps, Registry().passes())
+
+
+def lowered(graph: Graph, system: str = "iOS18") -> LoweredProgram:
+    """The graph after the float pipeline of the Core ML targets, as a program. Raises EdgecError."""
+    PassManager(legal_passes()).run(graph, PassContext())
+    return lower(graph, system)
+
+
+def node_case(name: str, model: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    """A node test as a program ready to be built, or refused."""
+    return lowered_cases.node_case(name, model, inputs, outputs, _program)
+
+
+def _program(graph: Graph) -> tuple[LoweredProgram, tuple[str, ...]]:
+    done = lowered(graph)
+    return done, tuple(o.op for o in done.program.operations if o.op != "const")
+
+
+def run_all(tasks: Sequence[Any], toolchain: Toolchain, folder: Path) -> list[Any]:
+    """Every program as a package on disk, decoded, evaluated and compared."""
+    results = []
+    for start in range(0, len(tasks), _AT_ONCE):
+        results += _run(tasks[start : start + _AT_ONCE], toolchain, folder / f"from_{start}")
+    return results
+
+
+def _run(tasks: Sequence[Any], toolchain: Toolchain, folder: Path) -> list[Any]:
+    programs = []
+    for i, t in enumerate(tasks):
+        place = folder / str(i)
+        place.mkdir(parents=True)
+        write_program(t.model.program, place)
+        programs.append([f"{i}/{PROGRAM}", f"{i}/{WEIGHTS}"])
+    scripts = {name: _WORKERS / f"{name}_worker.py" for name in ("builder", "decoder")}
+    request = {**{name: path.name for name, path in scripts.items()}, "programs": programs}
+    files = {path.name: path for path in scripts.values()}
+    answer = toolchain.run(_HERE / "coreml_batch_worker.py", request, workdir=folder, files=files, timeout=1200)
+    return [_judged(t, found, folder) for t, found in zip(tasks, answer.values["results"], strict=True)]
+
+
+def _judged(t: Any, found: dict[str, str], folder: Path) -> Any:
+    if "error" in found:
+        return Result(t.name, "crashed", "", found["error"], t.ops)
+    program = read_program(folder / found["program"], folder / found["weights"])
+    (got,) = DecodedRunner(program, t.model.interface, half=False).run([t.feeds])
+    return lowered_cases.judge(t, got)
