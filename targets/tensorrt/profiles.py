@@ -57,11 +57,16 @@ def parse_shapes(text: str, option: str) -> dict[str, Shape]:
 
 
 def profiles(
-    graph: Graph, options: TensorRtOptions, sample: Mapping[str, Any] | None, notes: Diagnostics
+    graph: Graph,
+    options: TensorRtOptions,
+    sample: Mapping[str, Any] | None,
+    notes: Diagnostics,
+    *,
+    guessed: bool = False,
 ) -> tuple[Profile, ...]:
     """One for each input with dynamic dimensions, in the order of the inputs.
 
-    What the user does not give: opt is the shape of the samples (else of the model, with 1 for what is open), held between
+    `guessed`: the sample was made up. What the user does not give: opt is the shape of the samples (else of the model, with 1 for what is open), held between
     min and max; min and max are opt. Inputs whose shape is then fixed though the model leaves it open are told (EC0693).
 
     Raises:
@@ -106,7 +111,8 @@ def profiles(
             raise error("EC0692", what, where)
         out.append(profile)
         if not any(name in shapes for shapes in given.values()):
-            what = f"input {name!r} is {_text(v.shape or ())}; the engine will take {_text(opt)} only"
+            why = ", which is a guess: no samples were given" if guessed else ""
+            what = f"input {name!r} is {_text(v.shape or ())}; the engine will take {_text(opt)} only{why}"
             hint = f'--option max-shapes="{name}:..." (and min-shapes, opt-shapes) for a range'
             notes.warn("EC0693", what, where, hint)
     _same_symbols(out, dynamic, where)

@@ -148,6 +148,20 @@ def test_shapes_that_do_not_fit(shapes: dict[str, str], message: str) -> None:
     assert e.value.diagnostics[0].code == "EC0692"
 
 
+def test_a_guessed_shape_is_called_one() -> None:
+    result = api.compile(
+        cnn(),
+        target="jetson-orin-nano",
+        precision="fp16",
+        options={"oracle": "none"},
+        toolchains=ToolchainManager(offline=True),
+    )
+    (told,) = [d for d in result.diagnostics if d.code == "EC0693"]
+    assert "a guess" in told.message
+    (told,) = [d for d in compiled().diagnostics if d.code == "EC0693"]
+    assert "a guess" not in told.message
+
+
 def test_inputs_that_share_a_symbol() -> None:
     text = '<ir_version: 10, opset_import: ["" : 24]> g (float[N, 4] a, float[N, 4] b) => (float[N, 4] y) { y = Add(a, b) }'
     graph = Graph.from_text(text)

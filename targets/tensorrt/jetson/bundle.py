@@ -48,7 +48,8 @@ def bundle(graph: Graph, spec: TargetSpec, job: EmitJob, release: Release) -> Ar
     found = Findings()
     written = graph.save(folder / MODEL)
     sample = next(iter(job.verification or ()), None)
-    shapes = profiles(graph, options, sample, job.diagnostics)
+    guessed = job.verification is None or job.verification.generated
+    shapes = profiles(graph, options, sample, job.diagnostics, guessed=guessed)
     versions = takes(graph, release, job)
     verdict = ask_oracle(graph, folder / MODEL, job, release, options, shapes, found)
     parts = _dla_parts(graph, job, release, options, folder)
