@@ -69,7 +69,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 class EngineRunner:
-    """Runs a plan on this machine's GPU. After `run`, `seconds` is the median of one inference, None where not timed.
+    """Runs a plan on this machine's GPU.
 
     Outputs come as the ONNX model has them: what TensorRT 8 narrows to int32 and float32 is widened again.
     """
@@ -83,15 +83,13 @@ class EngineRunner:
         folder: Path,
         *,
         describe: str,
-        runs: int = 20,
         timeout: float = 600.0,
         log: Path | None = None,
     ) -> None:
         self._plan, self._toolchain, self._module, self._folder = plan, toolchain, module, folder
         self._types = {v.name or "": v.dtype.numpy() for v in graph.outputs if v.dtype is not None}
-        self._runs, self._timeout, self._log = runs, timeout, log
+        self._timeout, self._log = timeout, log
         self.describe = describe
-        self.seconds: float | None = None
 
     def run(self, samples: Iterable[Arrays]) -> Iterator[Arrays]:
         """Outputs by name for each sample.
@@ -100,9 +98,14 @@ class EngineRunner:
             EdgecError: EC0689 the engine does not load, take the samples or run; it crashed or hung.
         """
         for chunk in _chunks(samples):
-            yield from self._once(chunk)
+            answer = self._once(chunk)
+            yield from (self._read(answer, outputs) for outputs in answer.values["outputs"])
 
-    def _once(self, chunk: Sequence[Arrays]) -> list[Arrays]:
+    def latency(self, sample: Arrays, runs: int = 20) -> float:
+        """Median seconds of one inference, inputs and outputs already on the GPU. Raises as `run` does."""
+        return float(statistics.median(self._once([sample], runs).values["times"]))
+
+    def _once(self, chunk: Sequence[Arrays], runs: int = 0) -> Answer:
         import numpy as np
 
         files: dict[str, Path | bytes] = {"model.plan": self._plan}
@@ -113,7 +116,6 @@ class EngineRunner:
                 files[f"samples/{i}-{k}.bin"] = np.ascontiguousarray(array).tobytes()
                 inputs[name] = {"file": f"samples/{i}-{k}.bin", "dtype": array.dtype.name, "shape": list(array.shape)}
             described.append(inputs)
-        runs, self._runs = self._runs, 0  # timed once
         asked = request(self._module, "model.plan", samples=described, runs=runs)
         try:
             answer = self._toolchain.run(
@@ -125,9 +127,7 @@ class EngineRunner:
         if "reason" in answer.values:
             where = Location(str(answer.log))
             raise error("EC0689", answer.values["reason"], where, "`edgec explain EC0689`")
-        if answer.values["times"]:
-            self.seconds = statistics.median(answer.values["times"])
-        return [self._read(answer, outputs) for outputs in answer.values["outputs"]]
+        return answer
 
     def _read(self, answer: Answer, outputs: Mapping[str, Any]) -> Arrays:
         import numpy as np

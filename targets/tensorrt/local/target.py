@@ -15,6 +15,7 @@ from edgec.targets.tensorrt.options import LocalOptions
 if TYPE_CHECKING:
     from edgec.graph import Graph
     from edgec.placement import Placement
+    from edgec.targets.tensorrt.engines import EngineRunner
     from edgec.targets.tensorrt.local.discovery import LocalTensorRT
     from edgec.toolchain import ToolchainManager, Worker
 
@@ -93,6 +94,10 @@ class TensorRt(Target):
             timing_cache=cache,
             diagnostics=job.diagnostics, timeout=options.timeout, log=job.logs / "tensorrt.log",
         )  # fmt: skip
+        engine = self._engine(built.plan, graph, job) if first is not None else None
+        timed = (
+            {"latency ms": round(engine.latency(first) * 1e3, 4)} if engine is not None and first is not None else {}
+        )
         out: dict[str, bytes | Path] = {p.name: p for p in written}
         out |= {PLAN: built.plan, CACHE: built.timing_cache}
         layers = []
@@ -110,6 +115,7 @@ class TensorRt(Target):
                 "layers by type": types(layers),
                 "profiles": {p.name: p.to_json() for p in shapes},
                 "build seconds": built.seconds,
+                **timed,
                 **({"warnings": list(built.warnings)} if built.warnings else {}),
                 "not_reproducible": "TensorRT times kernels while it builds: two builds may choose others; "
                 "--option timing-cache=timing.cache repeats the choice",
@@ -121,15 +127,21 @@ class TensorRt(Target):
         )
 
     def runner(self, artifact: Artifact, graph: Graph, job: EmitJob) -> Runner:
+        from edgec.targets.tensorrt.reference import OnnxRunner
+
+        plan = artifact.files[artifact.entry]
+        assert isinstance(plan, Path)  # emit writes files
+        engine = self._engine(plan, graph, job)
+        return engine or OnnxRunner(artifact, graph, "the engine itself was not executed")
+
+    def _engine(self, plan: Path, graph: Graph, job: EmitJob) -> EngineRunner | None:
+        """None where only trtexec is here."""
         from edgec.targets.tensorrt.engines import EngineRunner
         from edgec.targets.tensorrt.local.discovery import MODULE
-        from edgec.targets.tensorrt.reference import OnnxRunner
 
         local = self._local or self._find(job.toolchains)
         if local.trtexec is not None:
-            return OnnxRunner(artifact, graph, "the engine itself was not executed")
-        plan = artifact.files[artifact.entry]
-        assert isinstance(plan, Path)  # emit writes files
+            return None
         return EngineRunner(
             plan, graph, local.toolchain, MODULE, job.workdir / "tensorrt-run", describe=local.describe,
             log=job.logs / "tensorrt-run.log",

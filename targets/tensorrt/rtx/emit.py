@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,10 @@ def emit(graph: Graph, spec: TargetSpec, job: EmitJob, folder: Path) -> Artifact
     files: dict[str, bytes | Path] = {p.name: p for p in written}
     files |= {names[b.capability]: b.path for b in builds}
     here = plan_for(found.gpu, wanted)
+    timed = {}
+    if found.gpu is not None and here is not None and first is not None:
+        path = next(b.path for b in builds if b.capability == here)
+        timed = {"latency ms": round(_engine(path, graph, found.gpu, job).latency(first) * 1e3, 4)}
     return Artifact(
         files,
         entry=names[wanted[0]],
@@ -82,6 +86,7 @@ def emit(graph: Graph, spec: TargetSpec, job: EmitJob, folder: Path) -> Artifact
             "profiles": {p.name: p.to_json() for p in shapes},
             "gpu": found.gpu.to_json() if found.gpu is not None else found.reason,
             "run": names[here] if here is not None else None,
+            **timed,
             **({"warnings": list(w)} if (w := builds[0].verdict.warnings) else {}),
         },
         not_verified=tuple(_not_verified([names[c] for c in wanted if c != here], found.gpu, here is not None)),
@@ -175,16 +180,16 @@ def runner(artifact: Artifact, graph: Graph, job: EmitJob) -> Runner:
         return OnnxRunner(artifact, graph, "the plan itself was not executed")
     plan = artifact.files[name]
     assert isinstance(plan, Path)  # emit writes files
-    gpu: Mapping[str, str] = artifact.facts["gpu"]
-    toolchain = job.toolchains.ensure(TOOLCHAIN)
-    version = artifact.facts["plans"][name]["version"]
-    described = f"TensorRT-RTX {version} on {gpu['name']} ({gpu['capability']})"
+    return _engine(plan, graph, Gpu(**artifact.facts["gpu"]), job)
+
+
+def _engine(plan: Path, graph: Graph, gpu: Gpu, job: EmitJob) -> EngineRunner:
     return EngineRunner(
         plan,
         graph,
-        toolchain,
+        job.toolchains.ensure(TOOLCHAIN),
         MODULE,
         job.workdir / "tensorrt-rtx-run",
-        describe=described,
+        describe=f"TensorRT-RTX {read_plan(plan).version} on {gpu.name} ({gpu.capability})",
         log=job.logs / "tensorrt-rtx-run.log",
     )
