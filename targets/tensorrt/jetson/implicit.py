@@ -11,7 +11,9 @@ inside a fused unit and around ops that only move data; these get their scale he
 * what an activation reads takes the scale of what it makes: beyond that range it limits anyway, so nothing is lost even
   where the two are not fused;
 * what data movement and MaxPool read and make has one scale;
-* a constant operand of an elementwise op has the scale of its largest value.
+* a constant operand of an elementwise op has the scale of its largest value;
+* what Sigmoid, Tanh and Softmax make lies between -1 and 1. They compute in fp16, and what reads them too unless a Q/DQ pair
+  says otherwise; the scale is there so that TensorRT finds one.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ MOVING = frozenset(
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Max", "Min", "Sum", "PRelu"})
 HALF_ONLY = frozenset({"Sigmoid", "Tanh", "Softmax", "LRN", "Slice", "Split"})
 """What the DLA computes in fp16 also in an int8 network (TensorRT developer guide, DLA layers)."""
+
+WITHIN_ONE = frozenset({"Sigmoid", "Tanh", "Softmax", "HardSigmoid"})
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./+\-]")
 """What the name of a node may not have: trtexec splits --layerPrecisions at commas and colons."""
@@ -89,7 +93,11 @@ def implicit(graph: Graph) -> Implicit:
     known = {name: scale for name, scale in stated.items() if name in names}
     scales = _spread(plain, known)
     half = [n.name or "" for n in plain.nodes() if _floats(n) and not _in_int8(n, scales)]
-    return Implicit(plain, scales, known, half, coarser)
+    if known:
+        for node in plain.nodes():
+            if node.op_type in WITHIN_ONE and not node.domain:
+                scales.setdefault(node.outputs[0].name or "", 1 / 127)
+    return Implicit(plain, _ordered(plain, scales), known, half, coarser)
 
 
 def _stated(graph: Graph) -> dict[str, float]:
@@ -138,7 +146,7 @@ def _name_nodes(graph: Graph) -> None:
 
 
 def _spread(graph: Graph, stated: Mapping[str, float]) -> dict[str, float]:
-    """The scales with those that follow from them, in execution order."""
+    """The scales with those that follow from them."""
     scales = dict(stated)
     changed = True
     while changed:
@@ -155,6 +163,11 @@ def _spread(graph: Graph, stated: Mapping[str, float]) -> dict[str, float]:
             data = constant(v) if v is not None and v.name not in scales else None
             if v is not None and data is not None and data.size and np.abs(data).max() > 0:
                 scales[v.name or ""] = float(np.abs(data).max()) / 127
+    return scales
+
+
+def _ordered(graph: Graph, scales: Mapping[str, float]) -> dict[str, float]:
+    """In execution order."""
     order = [v.name for v in graph.inputs]
     order += [v.name for n in graph.nodes() for v in (*n.inputs, *n.outputs) if v is not None]
     return {name: scales[name] for name in dict.fromkeys(order) if name is not None and name in scales}
