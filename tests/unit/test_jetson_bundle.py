@@ -184,6 +184,7 @@ def test_names_with_colons() -> None:
         ("jetson-orin-nano", None, "fp16", "weak", "--fp16"),
         ("jetson-orin-nano", None, "fp32", "weak", ""),
         ("jetson-orin-nano", "5", "int8", "weak", "--fp16 --int8"),
+        ("jetson-orin-nano", "6.0", "int8", "weak", "--fp16 --int8"),
         ("jetson-orin-nano", "7.2", "fp16", "strong", ""),
         ("jetson-orin-nano", "7.2", "int8", "strong", ""),
         ("jetson-xavier-nx", None, "int8", "weak", "--fp16 --int8"),
@@ -193,6 +194,8 @@ def test_names_with_colons() -> None:
 def test_form_and_types_by_release(target: str, jetpack: str | None, precision: str, form: str, flags: str) -> None:
     result = compiled(target=target, precision=precision, **({"jetpack": jetpack} if jetpack else {}))
     told = about(result)
+    variant = {"5": "-trt8.5", "6.0": "-trt8.6", "7.2": "-strong", None: ""}[jetpack]
+    assert result.report.precision == precision + variant
     assert told["form"] == form
     assert told["precision"] == precision
     assert told["model"]["opset"] <= told["opset"]

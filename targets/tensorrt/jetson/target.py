@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgec.graph import Graph
     from edgec.placement import Placement
 
-STRONG, TRT_8_5 = "strong", "trt8.5"
+STRONG, TRT_8_6, TRT_8_5 = "strong", "trt8.6", "trt8.5"
 """Variants of a precision for the TensorRT versions of other JetPack releases than the board's usual one."""
 
 
@@ -61,4 +61,6 @@ def variant_of(chosen: Release) -> str | None:
     """What the names of a release's own precisions end in, where the board's spec has them."""
     if chosen.form == STRONG:
         return STRONG
-    return TRT_8_5 if chosen.tensorrt < (8, 6) else None
+    if chosen.tensorrt < (8, 6):
+        return TRT_8_5
+    return TRT_8_6 if chosen.tensorrt < (9,) else None
