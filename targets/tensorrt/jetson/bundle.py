@@ -56,7 +56,7 @@ def bundle(graph: Graph, spec: TargetSpec, job: EmitJob, release: Release) -> Ar
     built = [*written] if parts is None else [Path(p) for n, p in parts.files.items() if isinstance(p, Path)]
     if parts is not None and parts.model == MODEL:
         built += written
-    hashes = {p.name: _sha256(p.read_bytes()) for p in built}
+    hashes = {p.name: _sha256(p) for p in built}
     if parts is not None:
         hashes.update({n: _sha256(data) for n, data in parts.files.items() if isinstance(data, bytes)})
     build = Build(
@@ -93,10 +93,8 @@ def bundle(graph: Graph, spec: TargetSpec, job: EmitJob, release: Release) -> Ar
         "checked": found.checked,
         "not_checked": found.not_checked,
     }
-    files[README] = readme(build, found.checked, found.not_checked, files, samples=count)
-    about["files"] = {
-        name: _sha256(data if isinstance(data, bytes) else data.read_bytes()) for name, data in sorted(files.items())
-    }
+    files[README] = readme(_name(graph), build, found.checked, found.not_checked, files, samples=count)
+    about["files"] = {name: _sha256(data) for name, data in sorted(files.items())}
     files[ABOUT] = _json(about)
     here = build_here(files, release, job, options.timeout)
     not_verified = found.not_checked if here is None else [n for n in found.not_checked if n != ENGINE]
@@ -230,8 +228,15 @@ def _dots(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version)) if len(version) > 1 else f"{version[0]}.0"
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _name(graph: Graph) -> str:
+    return Path(graph.source).stem if graph.source else graph.model.graph.name or "model"
+
+
+def _sha256(data: bytes | Path) -> str:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with data.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _json(data: Any) -> bytes:

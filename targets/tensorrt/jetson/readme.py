@@ -20,7 +20,7 @@ _WHAT = {
 
 
 def readme(
-    build: Build, checked: Sequence[str], not_checked: Sequence[str], names: Iterable[str], *, samples: int
+    name: str, build: Build, checked: Sequence[str], not_checked: Sequence[str], names: Iterable[str], *, samples: int
 ) -> bytes:
     """The page, from README.md.tmpl of this package."""
     known = {**_WHAT, **({build.model: "what the engine is built from"})}
@@ -32,7 +32,7 @@ def readme(
     text = package_files("edgec.targets.tensorrt.jetson").joinpath("README.md.tmpl").read_text(encoding="utf-8")
     release = build.release
     return string.Template(text).substitute(
-        model_name="model",
+        model_name=name,
         model=build.model,
         target=release.board.name,
         jetpack=release.jetpack,
