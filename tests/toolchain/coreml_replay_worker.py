@@ -15,6 +15,7 @@ Answer
 
 from __future__ import annotations
 
+import builtins
 import collections
 import contextlib
 import importlib
@@ -81,6 +82,28 @@ def _pytest() -> Any:
     return module
 
 
+def _tensorflow() -> Any:
+    """TensorFlow as far as the reference of non_maximum_suppression needs it."""
+    import numpy as np
+
+    def suppressed(boxes: Any, scores: Any, max_output_size: int, iou_threshold: float, score_threshold: float) -> Any:
+        kept: list[int] = []
+        for i in np.argsort(-scores, kind="stable"):
+            if scores[i] > score_threshold and len(kept) < max_output_size:
+                low, high = np.maximum(boxes[kept, :2], boxes[i, :2]), np.minimum(boxes[kept, 2:], boxes[i, 2:])
+                shared = np.prod(np.maximum(high - low, 0), axis=1)
+                sizes = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+                if not np.any(shared > iou_threshold * (sizes[kept] + sizes[i] - shared)):
+                    kept.append(int(i))
+        found = MagicMock()
+        found.numpy = lambda: np.asarray(kept, np.int32)
+        return found
+
+    module = MagicMock()
+    module.image.non_max_suppression = suppressed
+    return module
+
+
 def prepare(job: Any) -> None:
     job.step("import")
     warnings.filterwarnings("ignore")
@@ -93,6 +116,9 @@ def prepare(job: Any) -> None:
     sys.modules["pytest"] = _pytest()
     for absent in ("PIL", "scipy", "torch"):
         sys.modules.setdefault(absent, MagicMock())
+    # names that the tests import only where the library is there: found here after the globals of their modules
+    builtins.torch = MagicMock()  # type: ignore[attr-defined]
+    builtins.tf = _tensorflow()  # type: ignore[attr-defined]
     from coremltools.converters.mil import testing_utils
 
     testing_utils.macos_compatible_with_deployment_target = lambda _: True

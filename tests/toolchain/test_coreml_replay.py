@@ -22,7 +22,7 @@ pytestmark = pytest.mark.toolchain
 
 WORKER = Path(__file__).with_name("coreml_replay_worker.py")
 DECODER = Path(edgec.targets.coreml.__file__).with_name("decoder_worker.py")
-LIMIT = 12
+LIMIT = 40
 
 
 @pytest.fixture(scope="module")
