@@ -86,7 +86,8 @@ class TensorRt(Target):
         folder.mkdir()
         written = graph.save(folder / "model.onnx")
         first = next(iter(job.verification), None) if job.verification is not None else None
-        shapes = profiles(graph, options, first, job.diagnostics)
+        guessed = job.verification is None or job.verification.generated
+        shapes = profiles(graph, options, first, job.diagnostics, guessed=guessed)
         job.progress(f"build with TensorRT {local.text}")
         built = build(
             local, written[0], graph, precision=job.precision.removesuffix(WEAK), folder=folder / "build", target=self.name,

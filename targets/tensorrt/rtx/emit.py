@@ -28,6 +28,8 @@ MODULE = "tensorrt_rtx_bindings"
 CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """What TensorRT-RTX 1.7.1 builds for."""
 
+_UNKNOWN_TYPES = "which layers of the plan compute in int8: TensorRT-RTX does not tell ahead of time"
+
 
 @dataclass(frozen=True)
 class Build:
@@ -50,7 +52,8 @@ def emit(graph: Graph, spec: TargetSpec, job: EmitJob, folder: Path) -> Artifact
     wanted = capabilities(options.capabilities, spec)
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(job.verification), None) if job.verification is not None else None
-    shapes = profiles(graph, options, first, job.diagnostics)
+    guessed = job.verification is None or job.verification.generated
+    shapes = profiles(graph, options, first, job.diagnostics, guessed=guessed)
     toolchain = job.toolchains.ensure(TOOLCHAIN)
     job.diagnostics.items.extend(toolchain.diagnostics)
     written = graph.save(folder / "model.onnx")
@@ -89,7 +92,10 @@ def emit(graph: Graph, spec: TargetSpec, job: EmitJob, folder: Path) -> Artifact
             **timed,
             **({"warnings": list(w)} if (w := builds[0].verdict.warnings) else {}),
         },
-        not_verified=tuple(_not_verified([names[c] for c in wanted if c != here], found.gpu, here is not None)),
+        not_verified=(
+            *_not_verified([names[c] for c in wanted if c != here], found.gpu, here is not None),
+            *([_UNKNOWN_TYPES] if job.precision == "int8" else []),
+        ),
     )
 
 
