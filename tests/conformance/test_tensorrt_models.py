@@ -112,7 +112,6 @@ def test_parsed_and_built(name: str, eval_dir: Path, toolchains: ToolchainManage
 FLOOR = {
     "cifar10_resnet20": ("input", 1.0, 97.0),
     "mlperf_kws_dscnn": ("input_1", 1.5, 97.0),
-    "mnist_cnn_digitrec": ("x", 0.3, 99.5),
 }
 """Name of the input; how many points of evaluate.py's percentage int8 may cost, and how often the class must stay."""
 
