@@ -24,11 +24,11 @@ _SYSTEM = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
 
 
 class SdkFailure(RuntimeError):
-    """The package cannot be read. `details` travels with the answer."""
+    """The package cannot be read. `details` travels with the answer; `damaged`: it is no package, or a broken one."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, damaged: bool = False) -> None:
         super().__init__(message)
-        self.details: dict[str, Any] = {}
+        self.details: dict[str, Any] = {"damaged": damaged}
 
 
 def prepare(job: Any) -> None:
@@ -44,14 +44,24 @@ def run(job: Any) -> dict[str, Any]:
 
     package = job.folder / job.request["package"]
     job.step("load")
-    model = ct.models.MLModel(str(package), skip_model_load=True)
-    spec = model.get_spec()
+    try:
+        model = ct.models.MLModel(str(package), skip_model_load=True)
+        spec = model.get_spec()
+    except Exception as e:  # coremltools and its libraries raise what they please
+        raise SdkFailure(f"it is no Core ML package: {e}", damaged=True) from e
     version = spec.specificationVersion
+    kind = spec.WhichOneof("Type")
+    if kind != "mlProgram" or version not in _SYSTEM:
+        raise SdkFailure(
+            f"it holds no ML Program of a system from iOS15 to iOS26: {kind}, version {version}", damaged=True
+        )
     job.step("decode")
     try:
         program = load(spec, specification_version=version, file_weights_dir=model.weights_dir)
-    except ValueError as e:  # weights that end early
-        raise SdkFailure(f"the package cannot be decoded: {e}") from e
+    except Exception as e:  # weights that end early, values that do not fit their types ...
+        raise SdkFailure(f"its program cannot be decoded: {e}", damaged=True) from e
+    if "main" not in program.functions:
+        raise SdkFailure("its program has no function main", damaged=True)
     job.step("write")
     with (job.folder / WEIGHTS).open("wb") as weights:
         data = _Dump(weights).program(program.functions["main"])

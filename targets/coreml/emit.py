@@ -7,6 +7,7 @@ from pathlib import Path
 from edgec.graph import Graph
 from edgec.target import Artifact, EmitJob
 from edgec.target_options import parse_options
+from edgec.targets.coreml.evaluate.rules import NotEvaluated
 from edgec.targets.coreml.interface import Interface
 from edgec.targets.coreml.lower import lower
 from edgec.targets.coreml.options import CoreMlOptions
@@ -48,8 +49,9 @@ def package_artifact(graph: Graph, job: EmitJob, minimum: str) -> Artifact:
     return Artifact(files, MODEL, facts=facts, not_verified=_NOT_HERE)
 
 
-def package_runner(artifact: Artifact, job: EmitJob) -> DecodedRunner:
-    """The package read back from disk by coremltools, run by ONNX Runtime."""
+def package_runner(artifact: Artifact, job: EmitJob) -> DecodedRunner | None:
+    """The package read back from disk by coremltools, run by ONNX Runtime. None, with a warning (EC0681), where an operation
+    of it has no evaluation rule."""
     options = parse_options(CoreMlOptions, job.options)
     path = artifact.files[MODEL]
     assert isinstance(path, Path)  # emit writes files
@@ -57,4 +59,9 @@ def package_runner(artifact: Artifact, job: EmitJob) -> DecodedRunner:
     log = job.logs / "coreml-decode.log"
     package = path.parents[2]
     program = decode(package, toolchain, package.parent, seconds=options.timeout, log=log)
-    return DecodedRunner(program, Interface.from_json(artifact.facts["interface"]))
+    try:
+        return DecodedRunner(program, Interface.from_json(artifact.facts["interface"]))
+    except NotEvaluated as e:
+        hint = "the package is made all the same; run it on a Mac to check it"
+        job.diagnostics.warn("EC0681", f"the package cannot be evaluated here: {e}", hint=hint)
+        return None

@@ -52,6 +52,15 @@ class NodeLowering(NodeReader):
         """ONNX shape of an output; a dimension known at run time only is its name."""
         return self.builder.dims(self.node.outputs[k])
 
+    def spatial(self, i: int = 0) -> tuple[int, ...]:
+        """Sizes of an image behind batch and channels, which must be fixed; those two may be open."""
+        sizes = tuple(d for d in self.dims(i)[2:] if isinstance(d, int))
+        if len(sizes) != len(self.dims(i)) - 2:
+            self.refuse(
+                f"the height or width of {self.value(i).name!r} is not fixed", "fix it: --input-shape NAME=1x3x224x224"
+            )
+        return sizes
+
     def is_const(self, i: int) -> bool:
         return self.has(i) and is_constant(self.value(i))
 

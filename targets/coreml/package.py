@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec.diagnostics import Location, error
+from edgec.diagnostics import EdgecError, Location, error
 from edgec.targets.coreml.program import Program
 from edgec.targets.coreml.program_file import PROGRAM, WEIGHTS, read_program, write_program
 from edgec.toolchain.worker import WorkerError
@@ -59,10 +59,35 @@ def build(
 def decode(
     package: Path, toolchain: Toolchain, folder: Path, *, seconds: float = 600.0, log: Path | None = None
 ) -> Program:
-    """The Program a package on disk really holds. `folder`: for the worker's files, and a copy of a package elsewhere."""
+    """The Program a package on disk really holds. `folder`: for the worker's files, and a copy of a package elsewhere.
+
+    Raises:
+        EdgecError: EC0672 it is no package or a damaged one; those of toolchains.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if package.parent != folder:
+        check_files(package)
         shutil.copytree(package, folder / package.name, dirs_exist_ok=True)
     request = {"package": package.name}
-    answer = toolchain.run(_WORKERS / "decoder_worker.py", request, workdir=folder, timeout=seconds, log=log)
+    try:
+        answer = toolchain.run(_WORKERS / "decoder_worker.py", request, workdir=folder, timeout=seconds, log=log)
+    except WorkerError as e:
+        crashed = e.reason in ("crash", "memory")  # the library that reads the weights is not written for damaged files
+        if not crashed and not e.details.get("damaged"):
+            raise
+        raise damaged(package, str(e.details.get("message", e.diagnostics[0].message))) from e
     return read_program(answer.path(answer.values["program"]), answer.path(answer.values["weights"]))
+
+
+def check_files(package: Path) -> None:
+    """EC0672 unless `package` is a folder of plain files; a link in one could lead anywhere."""
+    if not package.is_dir():
+        raise damaged(package, "it is no folder")
+    odd = sorted(p for p in package.rglob("*") if p.is_symlink() or not (p.is_file() or p.is_dir()))
+    if odd:
+        raise damaged(package, f"{odd[0].relative_to(package)} is no plain file")
+
+
+def damaged(package: Path, why: str) -> EdgecError:
+    """EC0672, to be raised."""
+    return error("EC0672", f"the package cannot be read: {why}", Location(str(package)), "build or download it again")

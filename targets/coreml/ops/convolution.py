@@ -14,7 +14,7 @@ from edgec.targets.reading.windows import window
 @lowers("Conv")
 def conv(n: NodeLowering) -> None:
     """MIL conv (iOS15): 1 to 3 spatial axes, weight [C_out, C_in / groups, *K], constant or (iOS15) computed."""
-    spatial = n.shape()[2:]
+    spatial = n.spatial()
     if not 1 <= len(spatial) <= 3:
         n.refuse(f"a convolution over {len(spatial)} axes; MIL has it over 1 to 3")
     w = window(n.node, spatial, n.shape(1)[2:])
@@ -23,7 +23,7 @@ def conv(n: NodeLowering) -> None:
         n.emit(
             "conv", x=n.x(0), weight=n.x(1), bias=n.optional(2), strides=np.asarray(w.strides, np.int32),
             dilations=np.asarray(w.dilations, np.int32), groups=int(n.attr("group", 1)), pad_type="custom",
-            pad=np.asarray(pad, np.int32), out_shape=n.out_shape(),
+            pad=np.asarray(pad, np.int32), out_shape=n.out_dims(),
         )
     )  # fmt: skip
 
@@ -33,7 +33,7 @@ def conv_transpose(n: NodeLowering) -> None:
     """What is cut off the full result makes output_padding: less of it behind. Weights are constants in MIL."""
     if not n.is_const(1):
         n.refuse("weights that are computed")
-    spatial, weight = n.shape()[2:], n.shape(1)
+    spatial, weight = n.spatial(), n.shape(1)
     if not 1 <= len(spatial) <= 3:
         n.refuse(f"over {len(spatial)} axes; MIL has it over 1 to 3")
     strides = n.attr("strides") or [1] * len(spatial)
@@ -46,7 +46,7 @@ def conv_transpose(n: NodeLowering) -> None:
             "conv_transpose", x=n.x(0), weight=n.x(1), bias=n.optional(2), strides=np.asarray(strides, np.int32),
             dilations=np.asarray(dilations, np.int32), groups=int(n.attr("group", 1)), pad_type="custom",
             pad=np.asarray([p for pair in zip(before, after, strict=True) for p in pair], np.int32),
-            out_shape=n.out_shape(),
+            out_shape=n.out_dims(),
         )
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from edgec.targets.reading.windows import Window, ceil_padding, window
 
 def _window(n: NodeLowering) -> tuple[Window, tuple[int, ...]]:
     """The window, and what ceil_mode adds behind each axis."""
-    spatial = n.shape()[2:]
+    spatial = n.spatial()
     if not 1 <= len(spatial) <= 3:
         n.refuse(f"over {len(spatial)} axes; MIL has it over 1 to 3")
     w = window(n.node, spatial)
@@ -37,7 +37,7 @@ def max_pool(n: NodeLowering) -> None:
         n.result(
             n.emit(
                 "max_pool", x=n.x(), kernel_sizes=np.asarray(w.kernel, np.int32), strides=np.asarray(w.strides, np.int32),
-                pad_type="custom", pad=_pairs(w.before, after), ceil_mode=False, out_shape=n.out_shape(),
+                pad_type="custom", pad=_pairs(w.before, after), ceil_mode=False, out_shape=n.out_dims(),
             )
         )  # fmt: skip
         return
@@ -87,7 +87,7 @@ def average_pool(n: NodeLowering) -> None:
         n.emit(
             "avg_pool", x=x, kernel_sizes=np.asarray(w.kernel, np.int32), strides=np.asarray(w.strides, np.int32),
             pad_type="custom", pad=_pairs(before, after), exclude_padding_from_average=not counts, ceil_mode=False,
-            out_shape=n.out_shape(),
+            out_shape=n.out_dims(),
         )
     )  # fmt: skip
 
@@ -102,6 +102,6 @@ def l2_pool(n: NodeLowering) -> None:
     n.result(
         n.emit(
             "l2_pool", x=n.x(), kernel_sizes=np.asarray(w.kernel, np.int32), strides=np.asarray(w.strides, np.int32),
-            pad_type="custom", pad=_pairs(w.before, w.after), out_shape=n.out_shape(),
+            pad_type="custom", pad=_pairs(w.before, w.after), out_shape=n.out_dims(),
         )
     )  # fmt: skip
