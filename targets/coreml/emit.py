@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
 from edgec.target import Artifact, EmitJob
 from edgec.target_options import parse_options
@@ -61,7 +62,8 @@ def package_runner(artifact: Artifact, job: EmitJob) -> DecodedRunner | None:
     program = decode(package, toolchain, package.parent, seconds=options.timeout, log=log)
     try:
         return DecodedRunner(program, Interface.from_json(artifact.facts["interface"]))
-    except NotEvaluated as e:
+    except (NotEvaluated, EdgecError) as e:
+        why = e.diagnostics[0].message if isinstance(e, EdgecError) else e
         hint = "the package is made all the same; run it on a Mac to check it"
-        job.diagnostics.warn("EC0681", f"the package cannot be evaluated here: {e}", hint=hint)
+        job.diagnostics.warn("EC0681", f"the package cannot be evaluated here: {why}", hint=hint)
         return None
