@@ -52,6 +52,8 @@ def slots(node: ir.Node, opsets: Mapping[str, int], half: ir.DataType) -> Slots:
         return Slots(_all(node.inputs, "any"), _all(node.outputs, "float"))
     if node.op_type == "Cast" and node.domain == "" and node.inputs[0] is not None and node.inputs[0].dtype is half:
         return Slots(_all(node.inputs, "none"), _all(node.outputs, "float"))  # its readers may take what it reads
+    if node.op_type == "Cast" and node.domain == "" and is_float32(node.inputs[0]) and is_float32(node.outputs[0]):
+        return Slots(("any",), ("float",))
     signature = _signature(node.domain, node.op_type, opsets.get(node.domain, 1), text)
     if signature is None or next(bodies(node), None) is not None or _has_containers(node):
         return Slots(_all(node.inputs, "float"), _all(node.outputs, "float"))

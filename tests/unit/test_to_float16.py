@@ -235,6 +235,13 @@ def test_casts_are_shared_and_cancelled() -> None:
     assert casts(graph) == 2
 
 
+def test_a_cast_that_does_nothing_costs_nothing() -> None:
+    graph, _ = convert("""g (float[1,2] x) => (float[1,2] y, float[1,2] z)
+    <float[2,2] w = {1,2,3,4}> { y = Cast <to = 1> (x)  z = MatMul (y, w) }""")
+    assert casts(graph) == 3
+    assert "x.float16" not in [v.name for n in graph.nodes() if n.outputs[0].name == "y" for v in n.inputs]
+
+
 def test_what_onnx_types_float32_gets_it() -> None:
     graph, _ = convert("""g (float[1,1,4,4] x) => (float[1,1,8,8] y)
     <float[1,1,1,1] w = {1}, float[0] roi = {}, float[4] scales = {1,1,2,2}>
