@@ -46,7 +46,7 @@ class Bundle:
         self.folder.mkdir()
         self.site = tmp_path / "site"
         (self.site / "tensorrt").mkdir(parents=True)
-        shutil.copy(HERE / "fake_tensorrt.py", self.site / "tensorrt" / "__init__.py")
+        shutil.copy(HERE / "fake_board_tensorrt.py", self.site / "tensorrt" / "__init__.py")
         shutil.copy(VERIFY, self.folder / "verify.py")
         self.cudart = cudart
         self.samples()
