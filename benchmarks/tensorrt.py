@@ -6,9 +6,9 @@ Each tool runs as a process of its own, in an environment of its own (benchmarks
 input shapes and the same 100 calibration samples. All files of a model are then judged alike, in ONNX Runtime on a CPU: by
 evaluate.py of EDGEC_EVAL_DIR where the model has labels there, and against the float model's outputs. The optimiser is off:
 ONNX Runtime 1.31.1 optimises Q/DQ with float16 scales to other numbers (fastestdet, the same file: 15.9 dB without, -1.5 dB with
-ORT_ENABLE_BASIC; ModelOpt's: 12.2 and -1.3). No GPU is needed and
-nothing runs on one: the verdict is that of TensorRT-RTX's own ONNX parser and ahead-of-time builder (toolchain tensorrt-rtx),
-which is evidence about the file, not about a board. Whatever is unchanged is kept in --work.
+ORT_ENABLE_BASIC; ModelOpt's: 12.2 and -1.3). No GPU is needed and nothing runs on one: the verdict is that of TensorRT-RTX's own
+ONNX parser and ahead-of-time builder (toolchain tensorrt-rtx), which is evidence about the file, not about a board. Whatever is
+unchanged is kept in --work.
 
 The forms: weak is float32-typed (trtexec's --fp16 --int8 choose the types), strong has float16 tensors (--stronglyTyped).
 
@@ -33,6 +33,7 @@ from accuracy import compared, show
 from peers.inputs import BENCHES
 from peers.qdq_placement import Placement, compare, placement, unaligned
 from peers.runs import Runs, hashed
+from peers.tables import failed, head
 from peers.tools import Tool
 
 from edgec.targets.tensorrt.oracle import judge
@@ -52,6 +53,10 @@ FORMS: dict[str, Tool] = {
 OURS, THEIRS = "edgec int8 weak", "ModelOpt entropy"
 """Whose pairs are compared: both keep names and float32."""
 CAPABILITIES = ("sm86", "sm89")
+COLUMNS = (
+    "file", "metric %", "agreement %", "SQNR dB", "pairs", "int8 conv", "int8 matmul", "s", "CPU s", "MB", "file MB", "parser",
+    "SM86", "SM89",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -140,14 +145,10 @@ def differences(ours: Placement, theirs: Placement) -> list[dict[str, Any]]:
 
 
 def section(name: str, rows: list[dict[str, Any]]) -> str:
-    lines = [
-        f"\n### {name}\n",
-        "| file | metric % | agreement % | SQNR dB | pairs | int8 conv | int8 matmul | s | CPU s | MB | file MB | parser | SM86 | SM89 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [f"\n### {name}\n", *head(*COLUMNS)]
     for row in rows:
         if "failed" in row:
-            lines.append(f"| {row['form']} | failed: {row['failed'].replace('|', '/')} |" + " |" * 12)
+            lines.append(failed(row["form"], row["failed"], len(COLUMNS)))
             continue
         verdict = row["verdict"]
         busy = "~" if row.get("busy") else ""
@@ -171,11 +172,7 @@ def section(name: str, rows: list[dict[str, Any]]) -> str:
     notes = {r["note"] for r in rows if "note" in r}
     lines += [f"\n\\* {n}" for n in sorted(notes)]
     if "differences" in rows[0]:
-        lines += [
-            f"\n{OURS} and {THEIRS}:\n",
-            "| op | input | inputs | quantised by | rule |",
-            "|---|---|---|---|---|",
-        ]
+        lines += [f"\n{OURS} and {THEIRS}:\n", *head("op", "input", "inputs", "quantised by", "rule")]
         for d in rows[0]["differences"]:
             index = "any" if d["index"] is None else d["index"]
             lines.append(f"| {d['op']} | {index} | {d['count']} | {d['who']} | {d['rule']} |")

@@ -34,6 +34,7 @@ from accuracy import sqnr
 from peers.environments import EnvironmentFailed, python_of
 from peers.inputs import BENCHES
 from peers.runs import BUSY, HERE, Runs, hashed, last_line, own_version
+from peers.tables import failed, head
 
 from edgec.targets.tflite.reader import read
 
@@ -175,6 +176,10 @@ class Files:
 
 
 STARTED = time.time()
+COLUMNS = (
+    "file", "s", "MB", "file MB", "T", "ops", "float", "ms, 1 thread", "2 threads", "parts", "difference", "SQNR", "metric",
+    "same Q/DQ",
+)  # fmt: skip
 
 
 def measure(files: Files, name: str, forms: list[str], runs: int, *, judge: bool) -> list[dict[str, Any]]:
@@ -245,12 +250,11 @@ def compared(files: Files, name: str, row: dict[str, Any], reference: dict[str, 
 def section(name: str, rows: list[dict[str, Any]]) -> str:
     lines = [
         f"\n### {name}\n",
-        "| file | s | MB | file MB | T | ops | float | ms, 1 thread | 2 threads | parts | difference | SQNR | metric | same Q/DQ |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *head(*COLUMNS),
     ]
     for row in rows:
         if "failed" in row:
-            lines.append(f"| {row['form']} | failed: {row['failed'].replace('|', '/')} |" + " |" * 12)
+            lines.append(failed(row["form"], row["failed"], len(COLUMNS)))
             continue
         form = FORMS.get(row["form"])
         busy, late = ("~" if row.get(k) else "" for k in ("busy", "ms_busy"))
