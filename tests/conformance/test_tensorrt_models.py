@@ -134,7 +134,7 @@ def test_int8_keeps_the_accuracy(name: str, form: str, eval_dir: Path) -> None:
             return list(answer.values())
 
         scores.append(judge.evaluate(name, predict))
-    agreed = 100 * float(np.mean(np.equal(*classes)))
+    agreed = 100 * float(np.mean(np.equal(classes[0], classes[1])))
     print(name, form, scores, agreed)
     assert scores[1] >= scores[0] - points
     assert agreed >= same

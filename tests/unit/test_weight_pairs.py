@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -20,7 +22,7 @@ def model(scales: npt.NDArray[np.float32], axis: int, uses: int = 1) -> Graph:
     q = np.stack([np.roll(np.arange(-128, 128), k) for k in range(4)]).astype(np.int8)
     nodes = [helper.make_node("DequantizeLinear", ["q", "s", "z"], [f"w{i}"], axis=axis) for i in range(uses)]
     nodes += [helper.make_node("MatMul", ["x", f"w{i}"], [f"y{i}"]) for i in range(uses)]
-    weights = {"q": q, "s": scales, "z": np.zeros(scales.shape, np.int8)}
+    weights: dict[str, npt.NDArray[Any]] = {"q": q, "s": scales, "z": np.zeros(scales.shape, np.int8)}
     graph = helper.make_graph(
         nodes,
         "g",
