@@ -62,7 +62,7 @@ def compare_artifact(
         EdgecError: EC0835 the artifact cannot run here; EC0836 no value inside has a name of the model.
     """
     graph = Graph.load(reference, diagnostics=diagnostics)
-    if not path.is_file():
+    if not path.exists():
         raise error("EC0001", "there is no such file", Location(str(path)))
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         run = reader.open(path, graph, toolchains, Path(folder))

@@ -40,6 +40,7 @@ def edgec_formats() -> dict[str, str]:
     return {
         ".tflite": "edgec.targets.tflite.format:TfliteFormat",
         ".rknn": "edgec.targets.rknn.format:RknnFormat",
+        ".mlpackage": "edgec.targets.coreml.format:PackageFormat",
         ".plan": "edgec.targets.tensorrt.format:PlanFormat",
         ".engine": "edgec.targets.tensorrt.format:PlanFormat",
     }

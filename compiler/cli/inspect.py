@@ -21,7 +21,10 @@ app = single()
 @app.command()
 def inspect(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="An ONNX file, or an artifact: .tflite, .rknn.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="An ONNX file, or an artifact: .tflite, .rknn, .mlpackage.", show_default=False
+        ),
     ],
     text: Annotated[bool, typer.Option("--text", help="The whole graph as text, one operator a line.")] = False,
     as_json: o.Json = False,
@@ -43,7 +46,7 @@ def inspect(
 def _artifact(console: Console, reader: ArtifactFormat, path: Path, text: bool) -> int:
     from edgec.diagnostics import Location, error
 
-    if not path.is_file():
+    if not path.exists():
         raise error("EC0001", "there is no such file", Location(str(path)))
     found = reader.inspect(path)
     if text:

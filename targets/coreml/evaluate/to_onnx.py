@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,15 +39,16 @@ _OPSET = 23
 _BYTES = ("int8", "uint8")
 
 
-def to_onnx(program: Program, *, half: bool) -> Graph:
+def to_onnx(program: Program, *, half: bool, inside: Collection[str] = ()) -> Graph:
     """The graph. `half`: fp16 values are rounded to fp16 after each operation, else they are float32 with fp16 weights.
+    `inside`: values to give besides the outputs, by name.
 
     Raises:
         NotEvaluated: an operation has no rule.
     """
     for family in FAMILIES:
         importlib.import_module(f"edgec.targets.coreml.evaluate.{family}")
-    return Evaluator(program, half).graph()
+    return Evaluator(program, half).graph(inside)
 
 
 class Evaluator:
@@ -61,7 +62,7 @@ class Evaluator:
         self._numbers: dict[Value, Array] = {}
         self._count = 0
 
-    def graph(self) -> Graph:
+    def graph(self, inside: Collection[str] = ()) -> Graph:
         missing = sorted({o.op for o in self.program.operations if o.op not in RULES and o.op != "const"})
         if missing:
             raise NotEvaluated(f"no evaluation rule for {', '.join(missing)}")
@@ -74,6 +75,9 @@ class Evaluator:
             else:
                 RULES[o.op](OpReader(self, o))
         outputs = [self._output(v) for v in self.program.outputs]
+        given = {v.name for v in self.program.outputs}
+        more = (v for o in self.program.operations for v in o.outputs if v.name in inside and v.name not in given)
+        outputs += [self._output(v) for v in more]
         g = ir.Graph(
             inputs,
             outputs,
