@@ -102,6 +102,8 @@ NEVER = [
     "int16", "uint16", "uint32", "uint64", "string", "int2", "uint2", "uint4", "complex64", "complex128",
     "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz",
 ]  # fmt: skip
+OUTSIDE = "compute it outside the engine, or write it in ops TensorRT takes (`edgec targets NAME --ops`)"
+IN_OTHER_OPS = "the pipelines write it in other ops"
 NO_FP8 = ["sm_72", "sm_87", "sm80", "sm86"]
 """Platforms without fp8 and fp4, as specs/targets calls them."""
 TYPES = ("uint8", "int8", "bool", "int32", "int64", "float64")
@@ -129,7 +131,7 @@ def dynamic(*inputs: int) -> dict[str, Any]:
 
 
 AXES = "fix the axes: fold-constants finds those that the shapes decide"
-DILATED = Limit({"attr_range": {"dilations": {"min": 2}}}, "windows with dilation")
+DILATED = Limit({"attr_range": {"dilations": {"min": 2}}}, "windows with dilation: TensorRT pools without")
 SPATIAL = Limit({"rank": {0: {"min": 6}}}, "more than three spatial axes")
 ZERO = "TensorRT quantises symmetrically: the zero point must be 0"
 SYMMETRIC = "quantise with edgec's scheme tensorrt-int8, or let its pipeline re-express the file"
@@ -300,9 +302,9 @@ def refused_types(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 def case(limit: Limit) -> dict[str, Any]:
     entry = {"when": dict(limit.when), "run": limit.run, "reason": limit.reason}
-    for key in ("hint", "rewrite"):
-        if value := getattr(limit, key):
-            entry[key] = value
+    entry["hint"] = limit.hint or (IN_OTHER_OPS if limit.rewrite else OUTSIDE)
+    if limit.rewrite:
+        entry["rewrite"] = limit.rewrite
     return {**entry, "evidence": limit.source} if limit.source else entry
 
 
@@ -341,7 +343,9 @@ def refusal(op: str, reason: str, source: str) -> dict[str, Any]:
     if op in INTEGER_OPS:
         row |= {"hint": "the pipelines turn it into Q/DQ", "rewrite": "qoperator-to-qdq"}
     elif op in EXPANSIONS:
-        row |= {"hint": "the pipelines write it in other ops", "rewrite": "expand-composites"}
+        row |= {"hint": IN_OTHER_OPS, "rewrite": "expand-composites"}
+    else:
+        row |= {"hint": OUTSIDE}
     return {**row, "evidence": source}
 
 
