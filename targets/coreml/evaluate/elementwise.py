@@ -184,4 +184,11 @@ def cast(o: OpReader) -> None:
 @evaluates("select")
 def select(o: OpReader) -> None:
     """a where cond, else b."""
-    o.move(o.emit("Where", [o.x("cond"), o.x("a"), o.x("b")]))
+    o.move(where(o, o.x("cond"), o.x("a"), o.x("b")))
+
+
+def where(o: OpReader, cond: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    """ONNX Runtime's Where takes no bools: those by logic."""
+    if o.out.dtype != "bool":
+        return o.emit("Where", [cond, a, b])
+    return o.emit("Or", [o.emit("And", [cond, a]), o.emit("And", [o.emit("Not", [cond]), b])])

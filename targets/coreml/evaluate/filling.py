@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgec.graph import ir
+from edgec.targets.coreml.evaluate.elementwise import where
 from edgec.targets.coreml.evaluate.rules import OpReader, evaluates
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
@@ -43,7 +44,7 @@ def one_hot(o: OpReader) -> None:
     along = o.emit("Reshape", [places, o.const([-1 if i == axis else 1 for i in range(rank + 1)])])
     here = o.emit("Equal", [o.emit("Unsqueeze", [o.integers("indices"), o.const([axis])]), along])
     values = [o.const(o.array("on_value", np.int64(1))), o.const(o.array("off_value", np.int64(0)))]
-    o.move(o.emit("Where", [here, *values]))
+    o.move(where(o, here, *values))
 
 
 @evaluates("band_part")

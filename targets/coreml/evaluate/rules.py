@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from edgec.graph import ir
-from edgec.targets.coreml.program import FLOATS, Argument, Array, Dim, Operation, Packed, Value
+from edgec.targets.coreml.program import FLOATS, Argument, Array, Dim, Operation, Packed, Value, mil_type
 
 if TYPE_CHECKING:
     from edgec.targets.coreml.evaluate.to_onnx import Evaluator
@@ -61,11 +61,16 @@ class OpReader:
         return self.operation.inputs.get(name) is not None
 
     def mil(self, name: str = "x") -> Value:
-        """An argument as a MIL value."""
+        """An argument as a MIL value; numbers as one that is known."""
         found = self.operation.inputs.get(name)
-        if not isinstance(found, Value):
+        if isinstance(found, Value):
+            return found
+        if isinstance(found, Packed):
+            return Value(name, found.data.shape, found.dtype, found.data)
+        if found is None or isinstance(found, (str, list, tuple)):
             self.unknown(f"{name} is no tensor")
-        return found
+        data = np.asarray(found)
+        return Value(name, data.shape, "fp32" if data.dtype == np.float64 else mil_type(data.dtype), data)
 
     def x(self, name: str = "x") -> ir.Value:
         """An argument as an ONNX value; numbers become constants."""
