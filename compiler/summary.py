@@ -142,9 +142,11 @@ def _artifact(report: Report) -> Iterator[Line]:
     a = report.artifact
     if a is None:
         return
+    own = [f.bytes for name, f in a.files.items() if name == a.entry or name.startswith(f"{a.entry}/")]
+    others = len(a.files) - len(own)
+    entry = f", {size(sum(own))}" + (f" in {len(own)} files" if len(own) > 1 else "") if own else ""
     total = sum(f.bytes for f in a.files.values())
-    more = f" and {len(a.files) - 1} more files, {size(total)} together" if len(a.files) > 1 else ""
-    entry = f", {size(a.files[a.entry].bytes)}" if a.entry in a.files else ""
+    more = f" and {others} more file{'s' * (others > 1)}, {size(total)} together" if others else ""
     yield "heading", f"Artifact: {a.entry}{entry}{more}"
     told = report.verification.runner if report.verification is not None else None
     facts = {k: v for k, v in a.facts.items() if v != told}
@@ -288,9 +290,9 @@ def _files(report: Report, folder: str | Path | None) -> Iterator[Line]:
     if spent:
         yield "dim", f"Time: {spent}"
     if folder is not None:
-        names = sorted(p.name + ("/" if p.is_dir() else "") for p in Path(folder).iterdir())
         entry = report.artifact.entry if report.artifact is not None else ""
-        rest = ", ".join(_some([n for n in names if n != entry], 6))
+        found = sorted(p for p in Path(folder).iterdir() if p.name != entry)
+        rest = ", ".join(_some([p.name + ("/" if p.is_dir() else "") for p in found], 6))
         yield "heading", f"Written: {Path(folder) / entry}" + (f" (and {rest})" if rest else "")
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class Artifact:
     """What a target made: files (bytes, or a path to move), and what the vendor's toolchain told about them.
 
+    `entry`: the file people load, or the folder that holds nothing but such files (`model.mlpackage`).
     `simulated`: outputs by name for each verification sample, where the SDK can only simulate in the process that
     built (RKNN). `actual`: where each node really runs, as the vendor's compiler says. `facts`: figures for the report
     (memory, cycles, versions). `reproducible`: False, with the reason in `facts`, where the SDK writes other bytes each
