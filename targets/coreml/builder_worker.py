@@ -30,7 +30,7 @@ PROTOCOL = 1
 
 _NUMPY = {
     "fp16": "float16", "fp32": "float32", "int32": "int32", "int16": "int16", "uint16": "uint16", "int8": "int8",
-    "uint8": "uint8", "bool": "bool",
+    "uint8": "uint8", "bool": "bool", "uint32": "uint32",
 }  # fmt: skip
 
 
