@@ -15,6 +15,7 @@ from edgec.targets.coreml.options import CoreMlOptions
 from edgec.targets.coreml.package import build, decode
 from edgec.targets.coreml.rules import SYSTEMS
 from edgec.targets.coreml.runner import DecodedRunner
+from edgec.targets.coreml.weights import store_weights, stored_facts
 
 PACKAGE = "model.mlpackage"
 MODEL = f"{PACKAGE}/Data/com.apple.CoreML/model.mlmodel"
@@ -34,6 +35,7 @@ def package_artifact(graph: Graph, job: EmitJob, minimum: str) -> Artifact:
     """Lower, build in coremltools' environment, hash. `minimum`: the target's own deployment target."""
     options = parse_options(CoreMlOptions, job.options)
     lowered = lower(graph, system(options.minimum or minimum), job.diagnostics)
+    weights = store_weights(lowered.program)
     toolchain = job.toolchains.ensure("coreml")
     job.diagnostics.items.extend(toolchain.diagnostics)
     package = build(
@@ -43,6 +45,7 @@ def package_artifact(graph: Graph, job: EmitJob, minimum: str) -> Artifact:
     facts = {
         "bytes": sum(Path(p).stat().st_size for p in files.values() if isinstance(p, Path)),
         "operations": dict(sorted(package.operations.items(), key=lambda item: (-item[1], item[0]))),
+        "weights": stored_facts(weights),
         "minimum system": lowered.program.target,
         "coremltools": package.version,
         "interface": lowered.interface.to_json(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgec.targets.coreml.node import NodeLowering
+from edgec.targets.coreml.ops.quantization import is_weight, transposed
 from edgec.targets.coreml.program import FLOATS, Value
 from edgec.targets.coreml.rules import NUMBERS, lowers
 
@@ -12,6 +13,9 @@ from edgec.targets.coreml.rules import NUMBERS, lowers
 @lowers("MatMul", dtypes=NUMBERS)
 def matmul(n: NodeLowering) -> None:
     """A vector is a matrix of one row or one column, which the result then has not."""
+    if (weight := _stored_matrix(n)) is not None:
+        n.result(n.emit("linear", x=n.x(0), weight=weight, out_shape=n.out_dims()))
+        return
     x, y = n.x(0), n.x(1)
     left, right = len(n.dims(0)), len(n.dims(1))
     if left == 1:
@@ -30,13 +34,13 @@ def gemm(n: NodeLowering) -> None:
     """alpha * A' B' + beta * C. A constant matrix and vector make a linear, which every unit takes."""
     alpha, beta = float(n.attr("alpha")), float(n.attr("beta"))
     turned = bool(n.attr("transB", 0))
-    if alpha == beta == 1 and not n.attr("transA", 0) and n.is_const(1) and _is_vector(n):
-        weight = n.const(1) if turned else np.ascontiguousarray(n.const(1).T)
-        bias = np.broadcast_to(n.const(2).reshape(-1), (weight.shape[0],)) if n.has(2) else None
+    if alpha == 1 and (beta == 1 or not n.has(2)) and not n.attr("transA", 0) and is_weight(n, 1) and _is_vector(n):
+        weight = n.x(1) if turned else transposed(n, 1)
+        bias = np.broadcast_to(n.const(2).reshape(-1), (n.out_shape()[-1],)) if n.has(2) else None
         n.result(
             n.emit(
-                "linear", x=n.x(0), weight=n.constant(weight, "weight") if not turned else n.x(1),
-                bias=None if bias is None else np.ascontiguousarray(bias), out_shape=n.out_dims(),
+                "linear", x=n.x(0), weight=weight, bias=None if bias is None else np.ascontiguousarray(bias),
+                out_shape=n.out_dims(),
             )
         )  # fmt: skip
         return
@@ -47,6 +51,14 @@ def gemm(n: NodeLowering) -> None:
     if n.has(2) and beta != 0:
         product = n.emit("add", x=product, y=_scaled(n, n.x(2), beta), out_shape=n.out_dims())
     n.result(product)
+
+
+def _stored_matrix(n: NodeLowering) -> Value | None:
+    """The right operand as linear's weight, where it is a matrix stored in integers and the left one is of a rank that linear
+    takes."""
+    if n.is_const(1) or not is_weight(n, 1) or len(n.dims(1)) != 2 or not 2 <= len(n.dims(0)) <= 3:
+        return None
+    return transposed(n, 1)
 
 
 def _is_vector(n: NodeLowering) -> bool:
