@@ -8,6 +8,7 @@ Answer
     program, weights the Program, with const operations for every constant
     inputs, outputs  the interface as the file describes it: [{name, type, shape, dtype, optional}]
     target           the specification version of the file
+    labels           of a classifier, in the order of its probabilities, or None
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ _SYSTEM = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
 
 
 class SdkFailure(RuntimeError):
-    """The package cannot be read. `details` travels with the answer; `damaged`: it is no package, or a broken one."""
+    """The package cannot be read. `details` travels with the answer; `damaged`: it is no package, or a broken one;
+    `undecoded`: nothing is wrong with it, but it holds what this worker does not decode."""
 
-    def __init__(self, message: str, *, damaged: bool = False) -> None:
+    def __init__(self, message: str, *, damaged: bool = False, undecoded: bool = False) -> None:
         super().__init__(message)
-        self.details: dict[str, Any] = {"damaged": damaged}
+        self.details: dict[str, Any] = {"damaged": damaged, "undecoded": undecoded}
 
 
 def prepare(job: Any) -> None:
@@ -64,13 +66,15 @@ def run(job: Any) -> dict[str, Any]:
         raise SdkFailure("its program has no function main", damaged=True)
     job.step("write")
     with (job.folder / WEIGHTS).open("wb") as weights:
-        data = _Dump(weights).program(program.functions["main"])
+        dump = _Dump(weights)
+        data, labels = dump.program(program.functions["main"]), dump.labels(program.functions["main"])
     data["target"] = _SYSTEM[version]
     (job.folder / PROGRAM).write_text(json.dumps(data), encoding="utf-8")
     return {
         "program": PROGRAM,
         "weights": WEIGHTS,
         "target": version,
+        "labels": labels,
         "inputs": [_feature(f) for f in spec.description.input],
         "outputs": [_feature(f) for f in spec.description.output],
     }
@@ -93,11 +97,21 @@ class _Dump:
         self.np, self.types, self.weights = np, types, weights
 
     def program(self, f: Any) -> dict[str, Any]:
+        """A classifier's label and dictionary are the probabilities they are made of: those are its output here."""
+        outputs = [v.op.probabilities if v.op is not None and v.op.op_type == "classify" else v for v in f.outputs]
+        written = [o for o in f.operations if o.op_type != "classify" and not self.inlined(o)]
         return {
             "inputs": [self.value(v) for v in f.inputs.values()],
-            "outputs": [v.name for v in f.outputs],
-            "operations": [self.operation(o) for o in f.operations if not self.inlined(o)],
+            "outputs": list(dict.fromkeys(v.name for v in outputs)),
+            "operations": [self.operation(o) for o in written],
         }
+
+    def labels(self, f: Any) -> list[Any] | None:
+        """Of a classifier, in the order of its probabilities."""
+        for o in f.operations:
+            if o.op_type == "classify":
+                return [getattr(label, "val", label) for label in o.classes.val.ls]
+        return None
 
     def inlined(self, o: Any) -> bool:
         """Texts and numbers are said where they are read."""
@@ -109,7 +123,7 @@ class _Dump:
         else:
             inputs = {k: self.argument(v) for k, v in o.inputs.items() if v is not None}
         if o.blocks:
-            raise SdkFailure(f"{o.op_type} {o.name!r} has a block of its own: not decoded")
+            raise SdkFailure(f"{o.op_type} {o.name!r} has operations of its own inside", undecoded=True)
         return {"op": o.op_type, "inputs": inputs, "outputs": [self.value(v) for v in o.outputs], "source": ""}
 
     def value(self, v: Any) -> dict[str, Any]:
@@ -119,7 +133,7 @@ class _Dump:
     def dtype(self, v: Any) -> str:
         try:
             return str(self.types.builtin_to_string(v.dtype))
-        except KeyError:
+        except (KeyError, ValueError):  # a text, or a list of them
             return "str"
 
     def argument(self, v: Any) -> dict[str, Any]:

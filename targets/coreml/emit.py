@@ -12,7 +12,7 @@ from edgec.targets.coreml.evaluate.rules import NotEvaluated
 from edgec.targets.coreml.interface import Interface
 from edgec.targets.coreml.lower import lower
 from edgec.targets.coreml.options import CoreMlOptions
-from edgec.targets.coreml.package import build, decode
+from edgec.targets.coreml.package import NOT_EVALUATED, build, decode
 from edgec.targets.coreml.rules import SYSTEMS
 from edgec.targets.coreml.runner import DecodedRunner
 from edgec.targets.coreml.weights import store_weights, stored_facts
@@ -62,11 +62,15 @@ def package_runner(artifact: Artifact, job: EmitJob) -> DecodedRunner | None:
     toolchain = job.toolchains.ensure("coreml")
     log = job.logs / "coreml-decode.log"
     package = path.parents[2]
-    program = decode(package, toolchain, package.parent, seconds=options.timeout, log=log)
     try:
+        program = decode(package, toolchain, package.parent, seconds=options.timeout, log=log)
         return DecodedRunner(program, Interface.from_json(artifact.facts["interface"]))
-    except (NotEvaluated, EdgecError) as e:
-        why = e.diagnostics[0].message if isinstance(e, EdgecError) else e
-        hint = "the package is made all the same; run it on a Mac to check it"
-        job.diagnostics.warn("EC0681", f"the package cannot be evaluated here: {why}", hint=hint)
-        return None
+    except NotEvaluated as e:
+        why: object = e
+    except EdgecError as e:
+        if e.diagnostics[0].code not in (NOT_EVALUATED, "EC0810"):  # EC0810: ONNX Runtime takes no such model
+            raise
+        why = e.diagnostics[0].message.removeprefix("the package cannot be evaluated here: ")
+    hint = "the package is made all the same; run it on a Mac to check it"
+    job.diagnostics.warn(NOT_EVALUATED, f"the package cannot be evaluated here: {why}", hint=hint)
+    return None

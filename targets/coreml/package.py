@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgec.toolchain import Toolchain
 
 _WORKERS = Path(__file__).parent
+NOT_EVALUATED = "EC0681"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def decode(
     """The Program a package on disk really holds. `folder`: for the worker's files, and a copy of a package elsewhere.
 
     Raises:
-        EdgecError: EC0672 it is no package or a damaged one; those of toolchains.
+        EdgecError: EC0672 it is no package or a damaged one; EC0681 it holds what is not decoded; those of toolchains.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if package.parent != folder:
@@ -72,6 +73,8 @@ def decode(
     try:
         answer = toolchain.run(_WORKERS / "decoder_worker.py", request, workdir=folder, timeout=seconds, log=log)
     except WorkerError as e:
+        if e.details.get("undecoded"):
+            raise not_evaluated(package, str(e.details.get("message", e.diagnostics[0].message))) from e
         crashed = e.reason in ("crash", "memory")  # the library that reads the weights is not written for damaged files
         if not crashed and not e.details.get("damaged"):
             raise
@@ -91,3 +94,9 @@ def check_files(package: Path) -> None:
 def damaged(package: Path, why: str) -> EdgecError:
     """EC0672, to be raised."""
     return error("EC0672", f"the package cannot be read: {why}", Location(str(package)), "build or download it again")
+
+
+def not_evaluated(package: Path, why: object) -> EdgecError:
+    """EC0681, to be raised."""
+    what, hint = f"the package cannot be evaluated here: {why}", "run it on a Mac to check it"
+    return error(NOT_EVALUATED, what, Location(str(package)), hint)

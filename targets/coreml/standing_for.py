@@ -17,7 +17,7 @@ from edgec.runtime import Session
 from edgec.targets.coreml.evaluate.rules import NotEvaluated
 from edgec.targets.coreml.evaluate.to_onnx import to_onnx
 from edgec.targets.coreml.interface import Interface, Port
-from edgec.targets.coreml.package import decode
+from edgec.targets.coreml.package import decode, not_evaluated
 from edgec.targets.coreml.program import FLOATS, Dim, Program, Value
 from edgec.targets.coreml.spec_reader import MODEL
 
@@ -63,8 +63,7 @@ class StandingFor:
         try:
             return Session(to_onnx(self._program, half=True, inside=inside))
         except NotEvaluated as e:
-            what, hint = f"the package cannot be evaluated here: {e}", "run it on a Mac to compare it"
-            raise error("EC0681", what, Location(str(self._path)), hint) from e
+            raise not_evaluated(self._path, e) from e
 
     def _fed(self, sample: Arrays) -> Arrays:
         kinds = {v.name: "float32" if v.dtype in FLOATS else "int64" for v in self._program.inputs}

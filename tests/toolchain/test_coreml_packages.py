@@ -213,6 +213,54 @@ def test_a_link_in_a_package_leads_nowhere(package: Path, coreml: Toolchain, tmp
     assert main(["inspect", str(linked)]) != 0
 
 
+CLASSIFIER = """
+PROTOCOL = 1
+def run(job):
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mb
+    @mb.program(input_specs=[mb.TensorSpec(shape=(1, 3))], opset_version=ct.target.iOS17)
+    def program(x):
+        return mb.softmax(x=x, axis=-1, name="p")
+    config = ct.ClassifierConfig(["a", "b", "c"])
+    model = ct.convert(program, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS17,
+                       compute_precision=ct.precision.FLOAT32, skip_model_load=True, classifier_config=config)
+    model.save(str(job.folder / "labels.mlpackage"))
+    @mb.program(input_specs=[mb.TensorSpec(shape=(1, 3))], opset_version=ct.target.iOS17)
+    def branches(x):
+        most = mb.greater(x=mb.reduce_max(x=x), y=0.0)
+        return mb.cond(pred=most, _true_fn=lambda: mb.add(x=x, y=1.0), _false_fn=lambda: mb.add(x=x, y=2.0))
+    model = ct.convert(branches, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS17, skip_model_load=True,
+                       pass_pipeline=ct.PassPipeline.EMPTY)
+    model.save(str(job.folder / "branches.mlpackage"))
+    return {}
+"""
+
+
+@pytest.fixture(scope="module")
+def others(coreml: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with packages of coremltools' own making."""
+    folder = tmp_path_factory.mktemp("others")
+    script = folder / "others_worker.py"
+    script.write_text(CLASSIFIER)
+    coreml.run(script, {}, workdir=folder)
+    return folder
+
+
+def test_the_output_of_a_classifier_is_its_probabilities(
+    others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '<ir_version: 10, opset_import: ["" : 23]> g (float[1,3] x) => (float[1,3] y) { y = Softmax(x) }'
+    Graph.from_text(text).save(tmp_path / "net.onnx")
+    assert main(["compare", str(tmp_path / "net.onnx"), str(others / "labels.mlpackage"), "--json"]) == 0
+    assert (json.loads(capsys.readouterr().out)["outputs"][0]["sqnr_db"] or np.inf) > 100
+
+
+def test_what_is_not_decoded_is_no_damage(others: Path, coreml: Toolchain, tmp_path: Path) -> None:
+    with pytest.raises(EdgecError, match="operations of its own inside") as caught:
+        decode(others / "branches.mlpackage", coreml, tmp_path / "decode")
+    assert caught.value.diagnostics[0].code == "EC0681"
+
+
 # --- verification and commands --------------------------------------------------------------------------------------------
 
 
