@@ -106,11 +106,11 @@ class _Dump:
             "operations": [self.operation(o) for o in written],
         }
 
-    def labels(self, f: Any) -> list[Any] | None:
+    def labels(self, f: Any) -> list[str] | None:
         """Of a classifier, in the order of its probabilities."""
         for o in f.operations:
             if o.op_type == "classify":
-                return [getattr(label, "val", label) for label in o.classes.val.ls]
+                return [str(getattr(label, "val", label)) for label in o.classes.val]
         return None
 
     def inlined(self, o: Any) -> bool:
