@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import edgec.targets.coreml.ops as ops
 from edgec.runtime import Session
 from edgec.targets.coreml.evaluate.constants import unpacked
 from edgec.targets.coreml.evaluate.resizing import grid
-from edgec.targets.coreml.evaluate.rules import NotEvaluated
+from edgec.targets.coreml.evaluate.rules import RULES, NotEvaluated
 from edgec.targets.coreml.evaluate.to_onnx import to_onnx
 from edgec.targets.coreml.program import Array, Operation, Packed, Program, Value, mil_type
 
@@ -435,3 +438,18 @@ def test_unknown_operations_are_named_together() -> None:
     program.outputs = [program.operations[1].outputs[0]]
     with pytest.raises(NotEvaluated, match="random_normal, while_loop"):
         to_onnx(program, half=False)
+
+
+def test_whatever_the_lowering_writes_can_be_evaluated() -> None:
+    """Operations by the names in `emit("...")` of the rules, and in their tables of names."""
+    written: set[str] = set()
+    for path in Path(ops.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = (c for c in ast.walk(tree) if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute))
+        for call in calls:
+            first = call.args[0] if call.args and call.func.attr in ("emit", "emit_many") else None  # type: ignore[attr-defined]
+            if isinstance(first, ast.Constant):
+                written.add(str(first.value))
+    to_onnx(Program("iOS17"), half=False)  # which loads the rules
+    assert len(written) > 30
+    assert not written - RULES.keys() - {"const"}
