@@ -19,7 +19,7 @@ from edgec.targets.coreml.evaluate.to_onnx import to_onnx
 from edgec.targets.coreml.interface import Interface, Port
 from edgec.targets.coreml.package import decode, not_evaluated
 from edgec.targets.coreml.program import FLOATS, Dim, Program, Value
-from edgec.targets.coreml.spec_reader import MODEL
+from edgec.targets.coreml.spec_reader import MODEL, read_model
 
 if TYPE_CHECKING:
     from edgec.graph import Graph, ir
@@ -92,7 +92,12 @@ def _fits(ends: Interface, reference: Graph) -> bool:
 
 
 def derived(program: Program, reference: Graph, path: Path) -> Interface:
-    """The interface by names, as Core ML spells them, or by positions. EC0660 where it is another model's."""
+    """The interface by names, as Core ML spells them, or by positions. EC0660 where it is another model's, or takes images:
+    nothing in a package says which numbers of the ONNX model its pixels are."""
+    images = [f.name for f in read_model(path / MODEL).inputs if f.about.startswith("image")]
+    if images:
+        message = f"input {images[0]!r} of the package is an image, and no report.json beside it says what its pixels stand for"
+        raise error("EC0660", message, Location(str(path)), "keep the package in the folder edgec wrote")
     ends = []
     for what, features, values in (
         ("input", program.inputs, reference.inputs),
@@ -110,7 +115,7 @@ def derived(program: Program, reference: Graph, path: Path) -> Interface:
                 "EC0660", message, Location(str(path)), "compare a package with the model that it was made from"
             )
         ends.append([_port(f, v, what, path) for f, v in zip(features, pairs, strict=True)])
-    return Interface(*ends)
+    return Interface(ends[0], ends[1])
 
 
 def _port(feature: Value, v: ir.Value, what: str, path: Path) -> Port:

@@ -269,7 +269,7 @@ def test_what_has_no_rule_is_a_warning(coreml: Toolchain, tmp_path: Path) -> Non
     shape = np.asarray([2], np.int32)
     drawn = Value("drawn", (2,), "fp32")
     program = Program("iOS17", [x], [y])
-    given = {"shape": shape, "mean": np.float32(0), "stddev": np.float32(1), "seed": np.int32(1)}
+    given: dict[str, Any] = {"shape": shape, "mean": np.float32(0), "stddev": np.float32(1), "seed": np.int32(1)}
     program.operations = [Operation("random_normal", given, [drawn]), Operation("add", {"x": x, "y": drawn}, [y])]
     path = build(program, coreml, tmp_path).path
     job = EmitJob("fp32", tmp_path, ToolchainManager(), Diagnostics())

@@ -100,7 +100,8 @@ def test_logic(op: str) -> None:
 @pytest.mark.parametrize("kind", [np.float32, np.int32, np.bool_])
 def test_select(kind: type) -> None:
     cond = np.asarray([[True, False, True]])
-    a, b = np.arange(6).reshape(2, 3).astype(kind), np.asarray(1, kind)
+    a: Array = np.arange(6).reshape(2, 3).astype(kind)
+    b: Array = np.asarray(1, kind)
     (made,) = evaluate("select", {"cond": cond, "a": a, "b": b}, [((2, 3), mil_type(kind))], run=("cond", "a"))
     np.testing.assert_array_equal(made, np.where(cond, a, b))
 

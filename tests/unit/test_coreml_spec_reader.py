@@ -35,7 +35,8 @@ def message(*fields: Field) -> bytes:
 
 
 def tensor(dtype: int, *dims: int) -> list[Field]:
-    return [(1, [(1, dtype), (2, len(dims)), *((3, [(1, [(1, d)])] if d else [(2, [(1, 0)])]) for d in dims)])]
+    sizes: list[Field] = [(3, [(1, [(1, d)])] if d else [(2, [(1, 0)])]) for d in dims]
+    return [(1, [(1, dtype), (2, len(dims)), *sizes])]
 
 
 def constant(name: str, dtype: int, numbers: list[int]) -> Field:
