@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgec.diagnostics import EdgecError, error
+
+if TYPE_CHECKING:
+    from edgec.graph import Graph
 
 Form = Literal["weak", "strong"]
 Dla = Literal["cache", "typed", "none"]
@@ -120,6 +123,12 @@ def oldest_parser(opset: int) -> Version | None:
     """The first TensorRT whose parser reads an opset; None where none does."""
     found = [version(p["from"]) for p in _data()["parsers"] if int(p["opset"]) >= opset]
     return min(found, default=None)
+
+
+def has_qdq(graph: Graph) -> bool:
+    """Whether there are Q/DQ pairs: a weak file with them is built only where int8 is allowed, whatever the precision is
+    called (microsoft/onnxruntime#13381: "int8 is not configured in the builder")."""
+    return not graph.op_counts().keys().isdisjoint(("QuantizeLinear", "DequantizeLinear"))
 
 
 @cache

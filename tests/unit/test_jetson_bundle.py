@@ -208,6 +208,14 @@ def test_form_and_types_by_release(target: str, jetpack: str | None, precision: 
     assert ("QuantizeLinear" in result.graph.op_counts()) == (precision == "int8")
 
 
+@pytest.mark.parametrize(("precision", "flags"), [("fp32", "--int8"), ("fp16", "--fp16 --int8")])
+def test_a_file_with_qdq_is_built_with_int8_whatever_the_precision(precision: str, flags: str) -> None:
+    quantised = compiled(precision="int8").graph
+    result = compiled(quantised, precision=precision)
+    assert "QuantizeLinear" in result.graph.op_counts()
+    assert f"bundle_type_flags='{flags}'" in script(result)
+
+
 def test_what_is_in_it(tmp_path: Path) -> None:
     result = api.compile(
         cnn(), target="jetson-orin-nano", precision="int8", calibration=images(), output=tmp_path / "out",

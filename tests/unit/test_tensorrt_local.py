@@ -79,6 +79,8 @@ def test_int8_flags_are_for_the_weak_form_only() -> None:
 
     assert flags("int8", strong=False) == ["INT8", "FP16"]
     assert flags("int8", strong=True) == []
+    assert flags("fp16", strong=False, quantised=True) == ["INT8", "FP16"]
+    assert flags("fp32", strong=False, quantised=True) == ["INT8"]
 
 
 @pytest.mark.parametrize("version", ["8.5.2.2", "10.3.0", "11.4.0.106"])

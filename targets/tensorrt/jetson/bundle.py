@@ -21,7 +21,7 @@ from edgec.targets.tensorrt.jetson.readme import readme
 from edgec.targets.tensorrt.jetson.script import SCRIPT, Build
 from edgec.targets.tensorrt.options import JetsonOptions
 from edgec.targets.tensorrt.profiles import profiles
-from edgec.targets.tensorrt.releases import Release, Span, oldest_parser
+from edgec.targets.tensorrt.releases import Release, Span, has_qdq, oldest_parser
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
@@ -65,7 +65,7 @@ def bundle(graph: Graph, spec: TargetSpec, job: EmitJob, release: Release) -> Ar
         release,
         spec.precisions[job.precision].variant_of or job.precision,
         parts.versions if parts is not None and parts.versions is not None else versions,
-        type_flags(spec, job.precision) if release.form == "weak" else (),
+        type_flags(spec, job.precision, quantised=parts is None and has_qdq(graph)) if release.form == "weak" else (),
         shapes,
         options.workspace,
         parts.dla if parts is not None else None,
@@ -130,10 +130,11 @@ def _dla_parts(graph: Graph, job: EmitJob, release: Release, options: JetsonOpti
     return dla_parts(graph, job, release, options, folder)
 
 
-def type_flags(spec: TargetSpec, precision: str) -> tuple[str, ...]:
-    """What lets trtexec compute a float32-typed file in the precision's types."""
+def type_flags(spec: TargetSpec, precision: str, *, quantised: bool = False) -> tuple[str, ...]:
+    """What lets trtexec compute a float32-typed file in the precision's types. `quantised`: it has Q/DQ pairs."""
     weights = spec.precisions[precision].weights
-    return {"float32": (), "float16": ("--fp16",), "int8": ("--fp16", "--int8")}.get(weights, ("--fp16",))
+    flags = {"float32": (), "float16": ("--fp16",), "int8": ("--fp16", "--int8")}.get(weights, ("--fp16",))
+    return (*flags, "--int8") if quantised and "--int8" not in flags else flags
 
 
 def takes(graph: Graph, release: Release, job: EmitJob) -> Span:

@@ -12,6 +12,7 @@ from edgec.targets.tensorrt.engines import WORKER, request
 from edgec.targets.tensorrt.local.discovery import MODULE, TRTEXEC_WORKER
 from edgec.targets.tensorrt.oracle import Refusal, Verdict, model_files
 from edgec.targets.tensorrt.oracle_messages import plain, tell
+from edgec.targets.tensorrt.releases import has_qdq
 from edgec.toolchain import WorkerError
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class Built:
     warnings: tuple[str, ...]
 
 
-def flags(precision: str, *, strong: bool) -> list[str]:
-    """Builder flags of a base precision: none where the file says in which types to compute."""
-    return [] if strong else {"fp32": [], "fp16": ["FP16"], "int8": ["INT8", "FP16"]}[precision]
+def flags(precision: str, *, strong: bool, quantised: bool = False) -> list[str]:
+    """Builder flags of a base precision: none where the file says in which types to compute. `quantised`: it has Q/DQ pairs."""
+    kinds = {"fp32": [], "fp16": ["FP16"], "int8": ["INT8", "FP16"]}[precision]
+    return [] if strong else (["INT8", *kinds] if quantised and "INT8" not in kinds else kinds)
 
 
 def build(
@@ -83,8 +85,9 @@ def build(
     asked: dict[str, Any]
     if local.trtexec is not None:
         arguments = trtexec_arguments(
-            local, precision, profiles, workspace=workspace, dla=dla, calibration=calibration_cache is not None
-        )
+            local, precision, profiles, quantised=has_qdq(graph), workspace=workspace, dla=dla,
+            calibration=calibration_cache is not None,
+        )  # fmt: skip
         paths = {"model": model.name, "plan": PLAN, "timing_cache": CACHE, "layers": LAYERS}
         asked = {"trtexec": str(local.trtexec), "build": {**paths, "arguments": arguments}}
         worker = TRTEXEC_WORKER
@@ -92,7 +95,7 @@ def build(
         wanted = {
             "model": model.name,
             "strong": local.strong,
-            "flags": flags(precision, strong=local.strong),
+            "flags": flags(precision, strong=local.strong, quantised=has_qdq(graph)),
             "profiles": [{p.name: [list(p.min), list(p.opt), list(p.max)] for p in profiles}] if profiles else [],
             "workspace": workspace,
             "dla": dla,
@@ -129,6 +132,7 @@ def trtexec_arguments(
     precision: str,
     profiles: Sequence[Profile],
     *,
+    quantised: bool = False,
     workspace: int | None,
     dla: Mapping[str, Any] | None,
     calibration: bool,
@@ -138,7 +142,7 @@ def trtexec_arguments(
 
     out = ["--skipInference" if local.version >= (8, 6) else "--buildOnly"]
     if not local.strong:
-        out += [f"--{name.lower()}" for name in flags(precision, strong=False)]
+        out += [f"--{name.lower()}" for name in flags(precision, strong=False, quantised=quantised)]
     elif local.version < (11,):
         out.append("--stronglyTyped")
     if profiles:
