@@ -60,7 +60,8 @@ def compare_command(
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """Run two models on the same inputs (ONNX in ONNX Runtime, its optimiser off; .tflite in LiteRT) and compare their
+    """Run two models on the same inputs (ONNX in ONNX Runtime, its optimiser off; .tflite in LiteRT;
+    .mlpackage decoded, in ONNX Runtime) and compare their
     outputs: SQNR, cosine, greatest error, top-1 agreement. Of quantised models, or with --layers, also what each layer adds
     itself (fed with the reference's values) and what it inherits, for values that have the same name in both. Of an artifact,
     --layers shows the error of each value that kept its name, with all that came before it."""

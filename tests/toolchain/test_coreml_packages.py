@@ -225,6 +225,13 @@ def run(job):
     model = ct.convert(program, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS17,
                        compute_precision=ct.precision.FLOAT32, skip_model_load=True, classifier_config=config)
     model.save(str(job.folder / "labels.mlpackage"))
+    @mb.program(input_specs=[mb.TensorSpec(shape=(1, 3, 4, 4))], opset_version=ct.target.iOS17)
+    def picture(x):
+        return mb.relu(x=x, name="y")
+    image = ct.ImageType(name="x", shape=(1, 3, 4, 4), scale=1 / 255, color_layout="RGB")
+    model = ct.convert(picture, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS17,
+                       compute_precision=ct.precision.FLOAT32, skip_model_load=True, inputs=[image])
+    model.save(str(job.folder / "picture.mlpackage"))
     @mb.program(input_specs=[mb.TensorSpec(shape=(1, 3))], opset_version=ct.target.iOS17)
     def branches(x):
         most = mb.greater(x=mb.reduce_max(x=x), y=0.0)
@@ -253,6 +260,15 @@ def test_the_output_of_a_classifier_is_its_probabilities(
     Graph.from_text(text).save(tmp_path / "net.onnx")
     assert main(["compare", str(tmp_path / "net.onnx"), str(others / "labels.mlpackage"), "--json"]) == 0
     assert (json.loads(capsys.readouterr().out)["outputs"][0]["sqnr_db"] or np.inf) > 100
+
+
+def test_pixels_of_unknown_meaning_are_not_compared(
+    others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '<ir_version: 10, opset_import: ["" : 23]> g (float[1,3,4,4] x) => (float[1,3,4,4] y) { y = Relu(x) }'
+    Graph.from_text(text).save(tmp_path / "net.onnx")
+    assert main(["compare", str(tmp_path / "net.onnx"), str(others / "picture.mlpackage")]) == 1
+    assert "is an image" in capsys.readouterr().err
 
 
 def test_what_is_not_decoded_is_no_damage(others: Path, coreml: Toolchain, tmp_path: Path) -> None:
