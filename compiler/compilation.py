@@ -179,7 +179,7 @@ class Compilation:
         calibration, checked = given_samples(
             self.calibration, self.samples, graph, self.preprocess, self.diagnostics, choosing=bool(self.accuracy)
         )
-        return calibration, checked if checked is not None else generated_samples(graph)
+        return calibration, checked if checked is not None else generated_samples(graph, preprocess=self.preprocess)
 
     def _model_hash(self) -> str:
         """SHA-256 of the file, or of the graph where one was given: it may have been changed since it was loaded."""

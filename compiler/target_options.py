@@ -31,7 +31,8 @@ class Bytes(int):
 def parse_options(cls: type[T], given: Mapping[str, Any]) -> T:
     """`cls(**given)`, names with dashes or underscores, values checked against the fields' types.
 
-    Fields are Literal of str, bool, int, float, str or `Bytes`, each perhaps with None.
+    Fields are Literal of str, bool, int, float, str or `Bytes`, each perhaps with None, or Mapping[str, str]: a mapping in
+    YAML, `key=text; key=text` on the command line.
 
     Raises:
         EdgecError: EC0103 there is no such option; EC0463 the value does not fit.
@@ -66,6 +67,8 @@ def _value(key: str, value: Any, kind: Any) -> Any:
         raise error("EC0463", f"option {key} is true or false, not {value!r}")
     if kind is str:
         return str(value)
+    if get_origin(kind) is Mapping:
+        return _texts(key, value)
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -78,3 +81,12 @@ def _value(key: str, value: Any, kind: Any) -> Any:
     if number < 0:
         raise error("EC0463", f"option {key} may not be negative: {value!r}")
     return number
+
+
+def _texts(key: str, value: Any) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return {str(k): str(v) for k, v in value.items()}
+    parts = [part.partition("=") for part in str(value).split(";") if part.strip()]
+    if not all(name.strip() and equals for name, equals, _ in parts):
+        raise error("EC0463", f"option {key} is written name=text; name=text, not {value!r}")
+    return {name.strip(): text.strip() for name, _, text in parts}

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from edgec.diagnostics import Diagnostics, Location, error
 from edgec.graph import Graph
-from edgec.samples.inputs import InputSpec, image_axes, input_specs
+from edgec.samples.inputs import ImageAxes, InputSpec, image_axes, input_specs
+from edgec.samples.preprocess import Preprocess
 from edgec.samples.sample_set import Arrays, Samples
 
 _IMAGE_SIDE = 64
@@ -23,12 +24,13 @@ def generated_samples(
     seed: int = 0,
     *,
     dims: Mapping[str, int] | None = None,
+    preprocess: Preprocess | None = None,
     diagnostics: Diagnostics | None = None,
 ) -> Samples:
     """`count` made-up samples, the same for the same seed.
 
     Floats are standard normal; image inputs (3 channels) smooth noise of mean 0 and deviation 1, 0..255 if integer;
-    other integers 0..3; booleans fair. Open dimensions are 1, those of an image 64, or what `dims` says by their name;
+    other integers 0..3; booleans fair. With `preprocess`, images are pixels of 0..255 that went through its mean and std. Open dimensions are 1, those of an image 64, or what `dims` says by their name;
     EC0715 notes it.
 
     Raises:
@@ -47,7 +49,7 @@ def generated_samples(
     def make() -> Iterator[Arrays]:
         for i in range(count):
             rng = np.random.default_rng([seed, i])  # each sample has its own stream: take(n) keeps the first n
-            yield {spec.name: _values(spec, shapes[spec.name], rng) for spec in specs}
+            yield {spec.name: _values(spec, shapes[spec.name], rng, preprocess) for spec in specs}
 
     text = f"{count} generated samples ({', '.join(sorted(kinds))}, seed {seed}): not real data"
     return Samples(make, describe=text, count=count, generated=True, diagnostics=diagnostics)
@@ -91,8 +93,13 @@ def _kind(spec: InputSpec) -> str:
     return "random normal" if spec.dtype.kind not in "iu" else "small random integers"
 
 
-def _values(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[Any]:
+def _values(
+    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, preprocess: Preprocess | None
+) -> npt.NDArray[Any]:
     kind = _kind(spec)
+    if preprocess is not None and (axes := _of_pixels(spec, shape, preprocess)) is not None:
+        image = _smooth(shape, axes.layout == "NHWC", rng) * 50 + 128
+        return preprocess.normalise(np.clip(np.rint(image), 0, 255), axes.channel_axis).astype(spec.dtype)
     if kind == _SMOOTH:
         axes = image_axes(spec)
         image = _smooth(shape, axes is not None and axes.layout == "NHWC", rng)
@@ -102,6 +109,15 @@ def _values(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -
     if kind == "small random integers":
         return rng.integers(0, 4, shape).astype(spec.dtype)
     return np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
+
+
+def _of_pixels(spec: InputSpec, shape: tuple[int, ...], preprocess: Preprocess) -> ImageAxes | None:
+    """The axes of an image of floats that mean and std fit."""
+    axes = image_axes(spec, preprocess.layout) if spec.dtype.kind == "f" else None
+    if axes is None or axes.channels not in (1, 3):
+        return None
+    fit = all(len(v) in (0, 1, shape[axes.channel_axis]) for v in (preprocess.mean, preprocess.std))
+    return axes if fit else None
 
 
 def _smooth(shape: tuple[int, ...], channels_last: bool, rng: np.random.Generator) -> npt.NDArray[np.float64]:

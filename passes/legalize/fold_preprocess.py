@@ -15,7 +15,7 @@ With x = (pixel - mean) / std for each channel, and r = pixel - shift what the f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from edgec.affine import Affine
 from edgec.diagnostics import Location, error
 from edgec.graph import Graph, attribute, constant, ir, is_constant, static_shape
+from edgec.passes.legalize.half_decisions import KEPT_KEY
 from edgec.pipeline import Pass, PassContext, PassResult
 from edgec.quantization.marks import set_float, set_range
 
@@ -35,6 +36,8 @@ Array = npt.NDArray[Any]
 
 PIXELS = "edgec.pixels"
 """In a node's metadata: it turns the ONNX model's input into pixels. In an input's: how its preprocessing was folded."""
+
+_UNDOES = "undoes the preprocessing; the artifact does not have it"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class FoldPreprocess(Pass):
     layout: Literal["NCHW", "NHWC", ""] = ""
     bits: Literal[0, 8, 16] = 0
     """Of the integers that are the artifact's input; 0: it takes float."""
+    in_float: bool = False
+    """Mean and std stay before what is quantised, in a convolution 1x1 of their own: symmetric integers would lose half of
+    the range to pixels, which have no sign."""
+    optional: bool = False
+    """A model without images is left as it is, instead of an error."""
 
     name: ClassVar[str] = "fold-preprocess"
     contract: ClassVar[Contract] = "lossy"  # with 8 bits, images may be padded with a pixel that is half a step off
@@ -73,7 +81,7 @@ class FoldPreprocess(Pass):
                     raise error("EC0230", f"the model has no input {name!r}", Location(graph.source))
             return [by_name[n] for n in self.inputs]
         found = [v for v in graph.inputs if self._axis(v) is not None]
-        if not found:
+        if not found and not self.optional:
             what = "no input of the model is an image of fixed size in float32, [1, channels, height, width]"
             raise error(
                 "EC0230",
@@ -107,6 +115,7 @@ class FoldPreprocess(Pass):
 class _Input:
     def __init__(self, graph: Graph, v: ir.Value, axis: int, options: FoldPreprocess) -> None:
         self.graph, self.v, self.axis, self.bits = graph, v, axis, options.bits
+        self.in_float = options.in_float
         shape = static_shape(v)
         assert shape is not None  # an image has one
         channels = shape[axis]
@@ -120,7 +129,7 @@ class _Input:
             mean, std = float(self.mean[0]), float(self.std[0])
             set_range(self.v, *(limit / std for limit in self._limits(mean)))
             return "as it is"
-        shift = self._shift()
+        shift = None if self.in_float else self._shift()
         if shift is None:
             r = self._pixels(0.0)
             self._depthwise(r)
@@ -186,7 +195,8 @@ class _Input:
             node = out.producer()
             assert node is not None  # just made
             node.metadata_props[PIXELS] = self.v.name or ""
-            set_float(node, "undoes the preprocessing; the artifact does not have it")
+            set_float(node, _UNDOES)
+            node.metadata_props[KEPT_KEY] = _UNDOES
         set_range(out, *self._limits(shift))
         return out
 
@@ -223,6 +233,8 @@ class _Input:
             weight = self._constant((1 / self.std).reshape(kernel), f"{self.v.name}_by_std")
             bias = self._constant(-self.mean / self.std, f"{self.v.name}_mean")
         x = self._node("Conv", [x, weight, bias], f"{self.v.name}_normalised", group=channels, kernel_shape=[1, 1])
+        if self.in_float and (conv := x.producer()) is not None:
+            set_float(conv, "turns pixels into what the model was trained with")
         if last:
             x = self._node("Transpose", [x], f"{self.v.name}_normalised_last", perm=[0, 2, 3, 1])
         for node, i in self.readers:
@@ -288,11 +300,12 @@ def folded(graph: Graph) -> dict[str, str]:
     return {v.name or "": v.metadata_props[PIXELS] for v in graph.inputs if PIXELS in v.metadata_props}
 
 
-def strip(graph: Graph) -> tuple[Graph, Mapping[str, Affine]]:
-    """A copy whose inputs are the pixels less the shift, and what they are of the inputs before."""
+def strip(graph: Graph, inputs: Collection[str] | None = None) -> tuple[Graph, Mapping[str, Affine]]:
+    """A copy whose inputs (those named, or all that were folded) are the pixels less the shift, and what they are of the
+    inputs before."""
     graph = graph.clone()
     found: dict[str, Affine] = {}
-    for v in graph.inputs:
+    for v in graph.inputs if inputs is None else [v for v in graph.inputs if v.name in inputs]:
         scale, offset, axis = np.ones(1), np.zeros(1), 1
         while (node := _undoes(v)) is not None:
             data = np.asarray(constant(node.inputs[1]), np.float64)

@@ -4,10 +4,9 @@ Runs in the SDK's environment: standard library, NumPy and coremltools only. The
 
 Request (file names relative to the folder)
     program, weights   the Program
-    inputs             [{name, shape, dtype, image?}]: shape has numbers and names; `ranges`: name -> [least, most, default]
-                       or `enumerated`: [[shape] ...]; image: {color_layout, scale, bias}
+    images             name -> RGB, BGR or GRAYSCALE, of inputs that are images
     metadata           {author, license, short_description, version, user: {key: text}, inputs: {name: text}, outputs: {...}}
-    classes            None, or {labels: [text], output: name}
+    classes            None, or {labels: [text], output: name, label: name of the feature}
 Answer
     package            the folder of the package
     operations         how many of each kind the program has
@@ -160,6 +159,17 @@ class _Build:
 
 def _convert(ct: Any, program: Any, data: dict[str, Any], request: dict[str, Any]) -> Any:
     """To the package's form. No pass but those of the backend: what edgec decided stays."""
+    given: dict[str, Any] = {}
+    if images := request.get("images"):
+        shapes = {v["name"]: v["shape"] for v in data["inputs"]}
+        given["inputs"] = [
+            ct.ImageType(name=name, shape=shapes[name], color_layout=ct.colorlayout[colours], channel_first=True)
+            for name, colours in images.items()
+        ]
+    if classes := request.get("classes"):
+        given["classifier_config"] = ct.ClassifierConfig(
+            classes["labels"], predicted_feature_name=classes["label"], predicted_probabilities_output=classes["output"]
+        )
     model = ct.convert(
         program,
         convert_to="mlprogram",
@@ -167,10 +177,20 @@ def _convert(ct: Any, program: Any, data: dict[str, Any], request: dict[str, Any
         compute_precision=ct.precision.FLOAT32,  # types are in the program
         pass_pipeline=ct.PassPipeline.EMPTY,
         skip_model_load=True,
+        **given,
     )
-    for key, text in request.get("metadata", {}).items():
-        setattr(model, key, text)
+    _describe(model, request.get("metadata", {}))
     return model
+
+
+def _describe(model: Any, told: dict[str, Any]) -> None:
+    for key in ("author", "license", "short_description", "version"):
+        if key in told:
+            setattr(model, key, told[key])
+    model.user_defined_metadata.update(told.get("user", {}))
+    for end, features in (("input", model.input_description), ("output", model.output_description)):
+        for name, text in told.get(f"{end}s", {}).items():
+            features[name] = text
 
 
 def _same_bytes_each_time(model: Any, package: Path) -> None:

@@ -11,8 +11,10 @@ from edgec.target_options import parse_options
 from edgec.targets.coreml.evaluate.rules import NotEvaluated
 from edgec.targets.coreml.interface import Interface
 from edgec.targets.coreml.lower import lower
+from edgec.targets.coreml.metadata import describe, say_scores
 from edgec.targets.coreml.options import CoreMlOptions
 from edgec.targets.coreml.package import NOT_EVALUATED, build, decode
+from edgec.targets.coreml.pixels import image_inputs
 from edgec.targets.coreml.rules import SYSTEMS
 from edgec.targets.coreml.runner import DecodedRunner
 from edgec.targets.coreml.weights import store_weights, stored_facts
@@ -34,23 +36,45 @@ def system(minimum: str) -> str:
 def package_artifact(graph: Graph, job: EmitJob, minimum: str) -> Artifact:
     """Lower, build in coremltools' environment, hash. `minimum`: the target's own deployment target."""
     options = parse_options(CoreMlOptions, job.options)
-    lowered = lower(graph, system(options.minimum or minimum), job.diagnostics)
+    of_pixels, images = image_inputs(graph, job.preprocess)
+    lowered = lower(of_pixels, system(options.minimum or minimum), job.diagnostics)
+    told = describe(lowered.interface.with_images(images), options)
+    say_images(told.interface, job)
+    say_scores(told.interface, lowered.program, job.diagnostics)
     weights = store_weights(lowered.program)
     toolchain = job.toolchains.ensure("coreml")
     job.diagnostics.items.extend(toolchain.diagnostics)
-    package = build(
-        lowered.program, toolchain, job.workdir / "coreml", seconds=options.timeout, log=job.logs / "coreml.log"
-    )
+    folder, log = job.workdir / "coreml", job.logs / "coreml.log"
+    package = build(lowered.program, toolchain, folder, request=told.request, seconds=options.timeout, log=log)
     files = package.files(PACKAGE)
     facts = {
+        "takes": told.interface.takes(),
+        "gives": told.interface.gives(),
         "bytes": sum(Path(p).stat().st_size for p in files.values() if isinstance(p, Path)),
         "operations": dict(sorted(package.operations.items(), key=lambda item: (-item[1], item[0]))),
         "weights": stored_facts(weights),
         "minimum system": lowered.program.target,
         "coremltools": package.version,
-        "interface": lowered.interface.to_json(),
+        "interface": told.interface.to_json(),
     }
-    return Artifact(files, MODEL, facts=facts, not_verified=_NOT_HERE)
+    if told.told:
+        facts["metadata"] = told.told
+    return Artifact(files, PACKAGE, facts=facts, not_verified=_NOT_HERE)
+
+
+_FOLDED = {
+    "as it is": "they are what the model takes",
+    "weights": "mean and std are in the first convolution's weights",
+    "depthwise": "a convolution 1x1 takes off mean and std first",
+}
+
+
+def say_images(interface: Interface, job: EmitJob) -> None:
+    """What an app gives, and where mean and std went."""
+    for p in interface.inputs:
+        if p.image is not None:
+            what = f"input {p.name!r} takes an {p.image} of 8-bit pixels: {_FOLDED[p.image.folded]}"
+            job.diagnostics.note("EC0648", what, hint="--option image=none keeps an array, and the app normalises")
 
 
 def package_runner(artifact: Artifact, job: EmitJob) -> DecodedRunner | None:

@@ -28,7 +28,8 @@ class DecodedRunner:
         self._types = {v.name: "float32" if v.dtype in FLOATS else "int64" for v in program.inputs}
         rounded = half and any(v.dtype == "fp16" for o in program.operations for v in o.outputs)
         how = "fp16 rounded after each operation" if rounded else "computed in float32"
-        self.describe = f"the decoded package in {self._session.describe} ({how}); no Apple hardware"
+        images = "; images as 8-bit pixels" if any(p.image is not None for p in interface.inputs) else ""
+        self.describe = f"the decoded package in {self._session.describe} ({how}{images}); no Apple hardware"
 
     def run(self, samples: Iterable[Arrays]) -> Iterator[Arrays]:
         """Outputs by the ONNX model's names for each sample."""

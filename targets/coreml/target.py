@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgec.target import Artifact, EmitJob, Runner, Target
+from edgec.target_options import parse_options
 from edgec.targets.coreml.options import CoreMlOptions
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
+    from edgec.placement import Placement
+    from edgec.recipe import Step
+    from edgec.samples import Preprocess
 
 
 class CoreMl(Target):
@@ -17,6 +21,19 @@ class CoreMl(Target):
 
     options: ClassVar[Mapping[str, str]] = CoreMlOptions.HELP
     option_type: ClassVar[type[CoreMlOptions]] = CoreMlOptions
+
+    def prepare(
+        self, steps: Sequence[Step], precision: str, options: Mapping[str, Any], preprocess: Preprocess | None
+    ) -> Sequence[Step]:
+        from edgec.targets.coreml.pixels import with_folding
+
+        return with_folding(steps, parse_options(CoreMlOptions, options), preprocess)
+
+    def placement(self, graph: Graph, precision: str) -> Placement:
+        """Of what the package computes: it does not have the way from the ONNX model's input to pixels."""
+        from edgec.passes.legalize.fold_preprocess import folded, strip
+
+        return super().placement(strip(graph)[0] if folded(graph) else graph, precision)
 
     def emit(self, graph: Graph, job: EmitJob) -> Artifact:
         from edgec.targets.coreml.emit import package_artifact

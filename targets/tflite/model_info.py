@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgec.diagnostics import Location, error
+from edgec.targets.reading.labels import read_labels
 from edgec.targets.tflite.metadata import ModelInfo, TensorInfo
 from edgec.targets.tflite.pixels import normalisation
 
@@ -35,20 +36,6 @@ def model_info(
         options.author or "",
         options.license or "",
     )
-
-
-def read_labels(path: str) -> list[str]:
-    """One name a line; empty lines at the end do not count."""
-    where = Location(path)
-    try:
-        lines = Path(path).read_text(encoding="utf-8").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise error(
-            "EC0653", f"the labels cannot be read: {e}", where, "a text file in UTF-8, one label a line"
-        ) from None
-    if not lines:
-        raise error("EC0653", "the file of labels is empty", where, "a text file in UTF-8, one label a line")
-    return [line.strip() for line in lines]
 
 
 def _stored_shape(e: Endpoint) -> tuple[int, ...]:
