@@ -1,4 +1,4 @@
-"""Built-in passes, one a file; the folders stand in processing order: prepare, optimize, quantize, legalize."""
+"""Built-in passes, one a file; the folders stand in processing order: prepare, optimize, prune, quantize, legalize."""
 
 from edgec.hookspecs import hookimpl
 
@@ -8,6 +8,7 @@ def edgec_passes() -> dict[str, str]:
     return {
         **_table("prepare", _PREPARE),
         **_table("optimize", _OPTIMIZE),
+        **_table("prune", _PRUNE),
         **_table("quantize", _QUANTIZE),
         **_table("legalize", _LEGALIZE),
     }
@@ -55,6 +56,11 @@ _OPTIMIZE: dict[str, str] = {
     "onnxsim": "Onnxsim",
     "cse": "CommonSubexpressions",
     "remove-dead": "RemoveDead",
+}
+
+_PRUNE: dict[str, str] = {
+    "sparsify-weights": "SparsifyWeights",
+    "cluster-weights": "ClusterWeights",
 }
 
 _QUANTIZE: dict[str, str] = {

@@ -1,0 +1,126 @@
+"""Layers whose weight is a constant in float, seen beside the graph they came from: what clustering and pruning work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec.graph import Graph, constant, ir, is_constant
+from edgec.passes.quantize.correction import middle_mean
+from edgec.passes.quantize.layers import OPS, Layer
+from edgec.passes.quantize.moments import Moments, column_means, columns
+from edgec.passes.quantize.staged_run import StagedRun
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+Means = tuple[Array, Array]
+
+SMALLEST = 2048
+"""Weights of fewer numbers stay as they are: a table costs what it saves (coremltools' own threshold)."""
+
+_COLUMNS_PER_WEIGHT = 4
+"""Columns of im2col taken for each weight of an output: what a least-squares problem of that size needs."""
+
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
+
+@dataclass
+class WeightLayer(Layer):
+    """A Conv, ConvTranspose, Gemm or MatMul whose input 1 is a float constant nobody else reads. `dequantize` is the node."""
+
+    @property
+    def stored(self) -> ir.TensorProtocol:
+        tensor = self.weight_value.const_value
+        assert tensor is not None  # weight_layers sees to it
+        return tensor
+
+    @property
+    def weight_value(self) -> ir.Value:
+        value = self.node.inputs[1]
+        assert value is not None  # the schema requires it
+        return value
+
+    @property
+    def fits(self) -> bool:
+        """Whether rows of the weight are products with patches of the input (not so in a ConvTranspose)."""
+        return self.node.op_type != "ConvTranspose"
+
+    def weight(self) -> Array:
+        """The weight as it is now, float32."""
+        return np.asarray(constant(self.weight_value), np.float32)
+
+    def set_weight(self, weight: Array) -> None:
+        replace_constant(self.weight_value, weight)
+
+
+def replace_constant(value: ir.Value, data: Array) -> None:
+    """New numbers for a constant, in its own type."""
+    old = value.const_value
+    assert old is not None  # it is constant
+    value.const_value = ir.Tensor(data.astype(old.dtype.numpy()), dtype=old.dtype, name=value.name)
+
+
+def weight_layers(graph: Graph, reference: Graph, smallest: int) -> list[WeightLayer]:
+    """Such layers of `graph`, a clone of `reference`, in execution order; weights of `smallest` numbers or more."""
+    twins = {v.name: n for n in reference.model.graph for v in n.outputs}
+    found = []
+    for node in graph.model.graph:
+        if node.op_type not in OPS or node.domain or len(node.inputs) < 2 or not is_large(node.inputs[1], smallest):
+            continue
+        if node.op_type in ("Gemm", "MatMul") and len(node.inputs[1].shape or ()) != 2:
+            continue
+        found.append(WeightLayer(node, twins[node.outputs[0].name], node, float_bias=True))
+    return found
+
+
+def tables_of_rows(graph: Graph, smallest: int) -> list[ir.Value]:
+    """Constants that a Gather alone reads rows of (embeddings)."""
+    gathers = [n for n in graph.model.graph if n.op_type == "Gather" and not n.domain]
+    return [v for n in gathers if is_large(v := n.inputs[0], smallest) and len(v.shape or ()) == 2]
+
+
+def is_large(v: ir.Value | None, smallest: int) -> bool:
+    """Whether `v` is a float constant of that many numbers which one node reads."""
+    if v is None or not is_constant(v) or v.producer() is not None or v.dtype not in _FLOATS or v.is_graph_output():
+        return False
+    return len(v.uses()) == 1 and int(np.prod(v.const_value.shape.numpy(), dtype=np.int64)) >= smallest  # type: ignore[union-attr]
+
+
+class Observed:
+    """What layers read in both graphs, one layer after the other: ask in execution order, change a layer after asking."""
+
+    def __init__(self, graph: Graph, reference: Graph, samples: Sequence[Arrays], columns: int, seed: int) -> None:
+        self._now, self._float = StagedRun(graph, samples), StagedRun(reference, samples)
+        self._samples, self._columns, self._seed = len(samples), columns, seed
+
+    def moments(self, layer: WeightLayer) -> tuple[Array, Means]:
+        """Second moments [groups, k, k] of what the layer reads now (about the mean where a bias can take care of that);
+        means [samples, groups, k] of what it reads in the float graph and now."""
+        groups, _, k = layer.rows(layer.weight()).shape
+        positions = max(1, -(-max(self._columns, _COLUMNS_PER_WEIGHT * k) // self._samples))
+        moments = Moments.empty(groups, k)
+        means: list[Means] = []
+        for i, (x, x_now) in enumerate(self._inputs(layer)):
+            moments.add(columns(layer, x_now, positions, np.random.default_rng((self._seed, i))))
+            means.append((column_means(layer, x), column_means(layer, x_now)))
+        moments.close(central=layer.takes_bias)
+        return moments.qq, (np.stack([m[0] for m in means]), np.stack([m[1] for m in means]))
+
+    def _inputs(self, layer: WeightLayer) -> Iterator[Means]:
+        x, now = layer.x_reference, layer.x
+        pairs = zip(self._float.values([x], layer.reference), self._now.values([now], layer.node), strict=True)
+        for a, b in pairs:
+            yield a[x.name or ""], b[now.name or ""]
+
+
+def mend_bias(layer: WeightLayer, means: Means, graph: Graph) -> bool:
+    """The bias that takes away what the layer's mean output lost."""
+    if not layer.takes_bias:
+        return False
+    w, w_now = (layer.rows(a).astype(np.float64) for a in (layer.float_weight(), layer.weight()))
+    shift = np.einsum("gok,sgk->sgo", w, means[0]) - np.einsum("gok,sgk->sgo", w_now, means[1])
+    return layer.set_bias(layer.reference_bias() + middle_mean(shift.reshape(len(shift), -1)), graph)
