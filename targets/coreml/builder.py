@@ -8,11 +8,31 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from edgec.graph import constant, ir, is_constant
-from edgec.targets.coreml.program import NUMPY, Argument, Array, Dim, Operation, Program, Value, mil_type
+from edgec.targets.coreml.program import (
+    FLOATS,
+    NARROW,
+    NUMPY,
+    Argument,
+    Array,
+    Dim,
+    Operation,
+    Program,
+    Value,
+    mil_type,
+)
 from edgec.targets.coreml.rules import SYSTEMS
 from edgec.targets.reading.node import Refused
 
 _INT32 = np.iinfo(np.int32)
+_IN_FP32 = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.BFLOAT16})
+
+
+def _quantized(v: ir.Value) -> bool:
+    """Whether the integers stand for reals: written by QuantizeLinear or read by DequantizeLinear."""
+    producer = v.producer()
+    return (producer is not None and producer.op_type == "QuantizeLinear") or any(
+        u.node.op_type == "DequantizeLinear" and u.idx == 0 for u in v.uses()
+    )
 
 
 class Builder:
@@ -48,13 +68,18 @@ class Builder:
         return tuple(d if isinstance(d, int) else str(d) for d in v.shape)
 
     def dtype(self, v: ir.Value) -> str:
-        """MIL type of an ONNX value."""
+        """MIL type that holds an ONNX value: double and bfloat16 are in fp32, integers in int32; those of 8 and 16 bits keep
+        their type between QuantizeLinear and DequantizeLinear."""
         if v.dtype is None:
             raise Refused(f"the type of {v.name!r} is not known")
+        if v.dtype in _IN_FP32:
+            return "fp32"
         try:
-            return mil_type(v.dtype.numpy())
+            found = mil_type(v.dtype.numpy())
         except (KeyError, TypeError):
             raise Refused(f"{v.name!r} is {v.dtype.name.lower()}, a type Core ML has not") from None
+        kept = found not in NARROW or (_quantized(v) and (found in NUMPY or is_constant(v)))
+        return found if kept else "int32"
 
     def keep(self, v: ir.Value, value: Value) -> None:
         """From here on `value` is `v`, and bears its name unless it has one of another ONNX value already."""
@@ -80,7 +105,10 @@ class Builder:
         if v not in self._at:
             data = constant(v)
             assert data is not None, f"{v.name} is read before it is written"
-            self._at[v] = self.constant(np.asarray(data), v.name or "constant")
+            data, dtype = np.asarray(data), self.dtype(v)
+            if dtype in FLOATS or data.dtype.name in NARROW:  # wider integers: `constant` sees that they fit
+                data = data.astype(NUMPY[dtype])
+            self._at[v] = self.constant(data, v.name or "constant")
         return self._at[v]
 
     # --- operations ---------------------------------------------------------------------------------------------------

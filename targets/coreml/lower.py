@@ -137,7 +137,9 @@ def _output(b: Builder, v: ir.Value) -> Port:
     """The value under its own name, written by an operation, in a type an app can read."""
     shape, inner = b.dims(v), b.value(v)
     outside = inner
-    if not shape:
+    if not shape and inner.const is not None:
+        outside = b.constant(inner.const.reshape(1), f"{inner.name}_one")
+    elif not shape:
         one = np.ones(1, np.int32)
         (outside,) = b.emit("reshape", [((1,), inner.dtype)], {"x": outside, "shape": one}, f"{inner.name}_one")
     if outside.dtype not in ("fp16", "fp32", "int32"):

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgec.graph import constant, ir, is_constant
-from edgec.targets.coreml.program import FLOATS, NUMPY, Argument, Array, Dim, Value
+from edgec.targets.coreml.program import FLOATS, NARROW, NUMPY, Argument, Array, Dim, Value
 from edgec.targets.coreml.rules import LoweringRule
 from edgec.targets.reading.node import NodeReader
 
 if TYPE_CHECKING:
     from edgec.targets.coreml.builder import Builder
+
+_RANGE: dict[ir.DataType | None, tuple[int, int]] = {
+    ir.DataType.INT4: (-8, 7), ir.DataType.UINT4: (0, 15), ir.DataType.INT8: (-128, 127), ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT16: (-32768, 32767), ir.DataType.UINT16: (0, 65535),
+}  # fmt: skip
 
 
 class NodeLowering(NodeReader):
@@ -29,6 +34,8 @@ class NodeLowering(NodeReader):
     def x(self, i: int = 0) -> Value:
         """An input as a MIL value, in a type the rule takes."""
         v = self.builder.value(self.value(i))
+        if v.dtype in NARROW and v.dtype not in self.rule.dtypes:
+            v = self.cast(v, "int32")
         to = self.rule.via.get(v.dtype)
         return v if to is None or v.dtype in self.rule.dtypes else self.cast(v, to)
 
@@ -37,8 +44,9 @@ class NodeLowering(NodeReader):
         return self.x(i) if self.has(i) else None
 
     def dtype(self, i: int = 0) -> str:
-        """MIL type of an input, as the model has it."""
-        return self.builder.dtype(self.value(i))
+        """MIL type of an input, as the model has it; int32 for narrower integers that the rule does not take."""
+        found = self.builder.dtype(self.value(i))
+        return "int32" if found in NARROW and found not in self.rule.dtypes else found
 
     def out_dtype(self, k: int = 0) -> str:
         """MIL type of an output, as the model has it."""
@@ -124,6 +132,8 @@ class NodeLowering(NodeReader):
         sizes = tuple(int(d) for d in shape)
         if v.shape == sizes:
             return v
+        if not sizes:  # coremltools takes no empty shape
+            return self.emit("squeeze", x=v, out_shape=())
         return self.emit("reshape", x=v, shape=np.asarray(sizes, np.int32), out_shape=sizes)
 
     def transpose(self, v: Value, perm: Sequence[int]) -> Value:
@@ -158,4 +168,17 @@ class NodeLowering(NodeReader):
         """Give what was written the names and types of the graph."""
         for k, v in self._written.items():
             out = self.node.outputs[k]
+            if self.rule.wraps:
+                v = self.wrapped(v, k)
             self.builder.keep(out, self.cast(v, self.builder.dtype(out)))
+
+    def wrapped(self, v: Value, k: int = 0) -> Value:
+        """An int32 modulo 2^bits, as the integers of 4 to 16 bits that output `k` has are; all else as it is."""
+        if self.node.outputs[k].dtype not in _RANGE:
+            return v
+        least, most = _RANGE[self.node.outputs[k].dtype]
+        low, count = np.asarray(least, np.int32), np.asarray(most - least + 1, np.int32)
+        if low:
+            v = self.emit("sub", x=v, y=low, out_shape=v.shape)
+        v = self.emit("mod", x=v, y=count, out_shape=v.shape)
+        return self.emit("add", x=v, y=low, out_shape=v.shape) if low else v

@@ -18,6 +18,8 @@ Dim = int | str
 """A size, or the name of a dimension that is known at run time."""
 
 FLOATS = ("fp16", "fp32")
+NARROW = ("int4", "uint4", "int8", "uint8", "int16", "uint16")
+"""Integers that hardly any operation takes: all others compute with int32."""
 
 NUMPY = {
     "fp16": "float16",
@@ -110,4 +112,6 @@ def mil_type(dtype: npt.DTypeLike) -> str:
     wide = {"int64": "int32", "uint32": "int32", "uint64": "int32"}
     if name in wide:
         return wide[name]
+    if name in ("int4", "uint4"):
+        return name
     return {numpy: mil for mil, numpy in NUMPY.items()}[name]

@@ -35,7 +35,8 @@ class LoweringRule:
     """How one ONNX op becomes MIL operations.
 
     `dtypes`: MIL types of input 0 that are taken as they are. `via`: other types that are computed in the type named, with
-    casts around; exact where the wider type holds all values. `since`: the oldest of SYSTEMS.
+    casts around; exact where the wider type holds all values. `since`: the oldest of SYSTEMS. `wraps`: integers of 8 and 16
+    bits may leave their range, and come back as ONNX's do; others never leave it.
     """
 
     op: str
@@ -43,6 +44,7 @@ class LoweringRule:
     dtypes: tuple[str, ...] = FLOAT
     via: Mapping[str, str] = field(default_factory=dict)
     since: str = "iOS15"
+    wraps: bool = False
 
 
 RULES: dict[str, LoweringRule] = {}
@@ -50,7 +52,11 @@ RULES: dict[str, LoweringRule] = {}
 
 
 def lowers(
-    *ops: str, dtypes: tuple[str, ...] = FLOAT, via: Mapping[str, str] | None = None, since: str = "iOS15"
+    *ops: str,
+    dtypes: tuple[str, ...] = FLOAT,
+    via: Mapping[str, str] | None = None,
+    since: str = "iOS15",
+    wraps: bool = False,
 ) -> Callable[[Emit], Emit]:
     """Register a function as the rule of `ops`."""
 
@@ -58,7 +64,7 @@ def lowers(
         for op in ops:
             if op in RULES:
                 raise ValueError(f"{op} has two lowering rules")
-            RULES[op] = LoweringRule(op, emit, dtypes, via or {}, since)
+            RULES[op] = LoweringRule(op, emit, dtypes, via or {}, since, wraps)
         return emit
 
     return register

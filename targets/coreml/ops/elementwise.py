@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgec.graph import ir
 from edgec.targets.coreml.node import NodeLowering
 from edgec.targets.coreml.program import FLOATS, Value
 from edgec.targets.coreml.rules import ANY, NUMBERS, lowers
@@ -11,12 +12,12 @@ from edgec.targets.coreml.rules import ANY, NUMBERS, lowers
 _BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul"}
 
 
-@lowers(*_BINARY, dtypes=NUMBERS)
+@lowers(*_BINARY, dtypes=NUMBERS, wraps=True)
 def binary(n: NodeLowering) -> None:
     n.result(n.emit(_BINARY[n.node.op_type], x=n.x(0), y=n.x(1), out_shape=n.out_dims()))
 
 
-@lowers("Div", dtypes=NUMBERS)
+@lowers("Div", dtypes=NUMBERS, wraps=True)
 def divide(n: NodeLowering) -> None:
     """ONNX divides integers towards zero, MIL's floor_div towards minus infinity: so the magnitudes are divided."""
     x, y, shape = n.x(0), n.x(1), n.out_dims()
@@ -55,7 +56,7 @@ def power(n: NodeLowering) -> None:
 _MANY = {"Max": "maximum", "Min": "minimum", "Sum": "add"}
 
 
-@lowers(*_MANY, dtypes=NUMBERS)
+@lowers(*_MANY, dtypes=NUMBERS, wraps=True)
 def many(n: NodeLowering) -> None:
     found = n.x(0)
     for i in range(1, len(n.node.inputs)):
@@ -135,13 +136,21 @@ def _limit(
 
 @lowers("Cast", dtypes=ANY)
 def cast(n: NodeLowering) -> None:
-    """To bool: whether it is not zero."""
+    """To bool: whether it is not zero. To 8 and 16 bits: modulo those, where the range it comes from is wider."""
     x, to = n.x(), n.out_dtype()
     if to == "bool" and x.dtype != "bool":
         zero = np.zeros((), np.int32) if x.dtype == "int32" else n.real(0)
         n.result(n.emit("not_equal", x=x, y=zero, out_dtype="bool", out_shape=x.shape))
         return
-    n.result(n.cast(x, to))
+    made = n.cast(x, to)
+    n.result(n.wrapped(made) if to == "int32" and not _holds(n.node.outputs[0], n.value(0)) else made)
+
+
+def _holds(out: ir.Value, given: ir.Value) -> bool:
+    """Whether the type of `out` has every value of that of `given`."""
+    if out.dtype is None or given.dtype is None:
+        return False
+    return bool(np.can_cast(given.dtype.numpy(), out.dtype.numpy()))
 
 
 @lowers("Identity", dtypes=ANY)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from edgec.targets.coreml.node import NodeLowering
-from edgec.targets.coreml.program import Array, Dim
+from edgec.targets.coreml.program import Array, Dim, Value
 from edgec.targets.coreml.rules import ANY, BOOL_AS_INT, NUMBERS, lowers
 
 _INT32 = np.iinfo(np.int32)
@@ -23,7 +23,7 @@ def transpose(n: NodeLowering) -> None:
 def reshape(n: NodeLowering) -> None:
     """To the sizes that are known; one dimension may be open."""
     dims = n.out_dims()
-    if n.is_const(1):
+    if n.is_const(1) and dims:
         asked = [int(d) for d in n.const(1)]
         sizes = [d if isinstance(d, int) else -1 for d in dims] if all(isinstance(d, int) for d in dims) else asked
         if 0 in asked and sizes is asked and len(asked) != len(n.dims()):
@@ -57,7 +57,7 @@ def _product(dims: tuple[Dim, ...]) -> int:
 @lowers("Squeeze", dtypes=ANY)
 def squeeze(n: NodeLowering) -> None:
     dims = n.dims()
-    axes = [int(a) % len(dims) for a in n.const(1)] if n.has(1) else [i for i, d in enumerate(dims) if d == 1]
+    axes = [int(a) % len(dims) for a in np.ravel(n.const(1))] if n.has(1) else [i for i, d in enumerate(dims) if d == 1]
     if not axes:
         n.result(n.x(0))
         return
@@ -67,7 +67,7 @@ def squeeze(n: NodeLowering) -> None:
 @lowers("Unsqueeze", dtypes=ANY)
 def unsqueeze(n: NodeLowering) -> None:
     rank = len(n.out_dims())
-    axes = sorted(int(a) % rank for a in n.const(1))
+    axes = sorted(int(a) % rank for a in np.ravel(n.const(1)))
     n.result(n.emit("expand_dims", x=n.x(0), axes=np.asarray(axes, np.int32), out_shape=n.out_dims()))
 
 
@@ -122,6 +122,26 @@ def cut(n: NodeLowering) -> None:
     )  # fmt: skip
 
 
+def _wrap(n: NodeLowering, x: Value, amounts: Array) -> Value:
+    """Padding that begins again at the other end, axis by axis: pieces of it in front and behind."""
+    for axis in np.flatnonzero(amounts.any(axis=1)):
+        sizes, pieces = [int(d) for d in x.known], []
+        before, after = (int(a) for a in amounts[axis])
+        if max(before, after) > sizes[axis]:
+            n.refuse("mode 'wrap' by more than the size of the axis")
+        for start, stop in ((sizes[axis] - before, sizes[axis]), (0, sizes[axis]), (0, after)):
+            begin, end = np.zeros(len(sizes), np.int32), np.asarray(sizes, np.int32)
+            begin[axis], end[axis] = start, stop
+            shape = tuple((end - begin).tolist())
+            if stop - start == sizes[axis]:
+                pieces.append(x)
+            elif stop > start:
+                pieces.append(n.emit("slice_by_index", x=x, begin=begin, end=end, out_shape=shape))
+        sizes[axis] += before + after
+        x = n.emit("concat", values=pieces, axis=int(axis), interleave=False, out_dtype=x.dtype, out_shape=tuple(sizes))
+    return x
+
+
 _MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
 
 
@@ -129,8 +149,8 @@ _MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
 def pad(n: NodeLowering) -> None:
     """Negative amounts cut off. MIL pads by reflection and replication the last two axes only."""
     mode, rank = n.attr("mode"), len(n.dims())
-    if mode not in _MODES:
-        n.refuse(f"mode {mode!r}", f"MIL has {', '.join(_MODES)}")
+    if mode not in (*_MODES, "wrap"):
+        n.refuse(f"mode {mode!r}", f"ONNX has {', '.join(_MODES)} and wrap")
     given = [int(p) for p in n.const(1)]
     axes = [int(a) % rank for a in n.const(3)] if n.has(3) else list(range(rank))
     amounts = np.zeros((rank, 2), np.int32)
@@ -148,8 +168,8 @@ def pad(n: NodeLowering) -> None:
             out_shape=tuple((end - begin).tolist()),
         )
         amounts = np.maximum(amounts, 0)
-    if not amounts.any():
-        n.result(x)
+    if not amounts.any() or mode == "wrap":
+        n.result(_wrap(n, x, amounts))
         return
     if mode != "constant" and (amounts[:-2].any() or rank < 2):
         n.refuse(f"mode {mode!r} on other than the last two axes", "a Transpose around it brings them there")

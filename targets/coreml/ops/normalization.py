@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from edgec.targets.coreml.node import NodeLowering
+from edgec.targets.coreml.program import Array, Value
 from edgec.targets.coreml.rules import lowers
 
 
 @lowers("LayerNormalization")
 def layer_norm(n: NodeLowering) -> None:
-    """Over the axes from `axis` on; scale and bias have their shape."""
-    if n.has_output(1) or n.has_output(2):
-        n.refuse("mean and inverse deviation as outputs", "leave them out when the model is exported")
+    """Over the axes from `axis` on; scale and bias have their shape. Mean and inverse deviation by operations of their own,
+    where they are asked for."""
     x, rank = n.x(0), len(n.dims())
     first = int(n.attr("axis", -1)) % rank
     sizes = n.shape()[first:]
@@ -24,6 +24,22 @@ def layer_norm(n: NodeLowering) -> None:
             beta=None if beta is None else np.ascontiguousarray(beta), out_shape=n.out_dims(),
         )
     )  # fmt: skip
+    if n.has_output(1) or n.has_output(2):
+        _statistics(n, x, np.arange(first, rank, dtype=np.int32))
+
+
+def _statistics(n: NodeLowering, x: Value, axes: Array) -> None:
+    """Output 1: the mean; output 2: 1 / sqrt(variance + epsilon)."""
+    mean = n.emit("reduce_mean", x=x, axes=axes, keep_dims=True, out_shape=n.out_dims(1))
+    n.result(mean, 1)
+    if not n.has_output(2):
+        return
+    centred = n.emit("sub", x=x, y=mean, out_shape=x.shape)
+    square = n.emit("square", x=centred, out_shape=x.shape)
+    variance = n.emit("reduce_mean", x=square, axes=axes, keep_dims=True, out_shape=n.out_dims(2))
+    shifted = n.emit("add", x=variance, y=n.real(n.attr("epsilon")), out_shape=n.out_dims(2))
+    root = n.emit("sqrt", x=shifted, out_shape=n.out_dims(2))
+    n.result(n.emit("real_div", x=n.real(1), y=root, out_dtype=x.dtype, out_shape=n.out_dims(2)), 2)
 
 
 @lowers("InstanceNormalization")

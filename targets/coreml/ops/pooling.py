@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgec.targets.coreml.node import NodeLowering
-from edgec.targets.coreml.program import Value
+from edgec.targets.coreml.program import NUMPY, Array, Value
 from edgec.targets.coreml.rules import lowers
 from edgec.targets.reading.windows import Window, ceil_padding, window
 
@@ -26,9 +26,10 @@ def _pairs(before: Sequence[int], after: Sequence[int]) -> np.ndarray[tuple[int,
     return np.asarray([p for pair in zip(before, after, strict=True) for p in pair], np.int32)
 
 
-@lowers("MaxPool")
+@lowers("MaxPool", via={"int32": "fp32"})
 def max_pool(n: NodeLowering) -> None:
-    """MIL's has no dilations: then the taps of each axis, cut out and compared."""
+    """MIL's has no dilations: then the taps of each axis, cut out and compared. ONNX has it of 8-bit integers too, which
+    float32 holds."""
     if n.has_output(1):
         n.refuse("indices of the maxima", "MaxPool with one output has an operation")
     w, extra = _window(n)
@@ -74,11 +75,12 @@ def _max_of_taps(n: NodeLowering, x: Value, w: Window, axis: int, steps: int) ->
 @lowers("AveragePool")
 def average_pool(n: NodeLowering) -> None:
     """Padding that counts is added as zeros; what ceil_mode adds never counts."""
-    if any(d != 1 for d in n.attr("dilations") or ()):
-        n.refuse("dilations", "a depthwise convolution with equal weights says it")
     w, extra = _window(n)
     x, before, after = n.x(), list(w.before), list(w.after)
     counts = bool(n.attr("count_include_pad", 0))
+    if any(d != 1 for d in w.dilations):
+        n.result(_dilated_average(n, w, extra, counts))
+        return
     if counts and any(extra):
         x = _padded(n, x, before, after, n.real(0))
         before, after, counts = [0] * len(before), [0] * len(after), False
@@ -90,6 +92,28 @@ def average_pool(n: NodeLowering) -> None:
             out_shape=n.out_dims(),
         )
     )  # fmt: skip
+
+
+def _dilated_average(n: NodeLowering, w: Window, extra: Sequence[int], counts: bool) -> Value:
+    """MIL's has no dilations: sums by a convolution of ones for each channel, times one over how many elements count."""
+    x, channels, out = n.x(), n.shape()[1], n.out_dims()
+    after = [a + e for a, e in zip(w.after, extra, strict=True)]
+    ones = np.ones((channels, 1, *w.kernel), NUMPY[x.dtype])
+    total = n.emit(
+        "conv", x=x, weight=n.constant(ones, "ones"), strides=np.asarray(w.strides, np.int32),
+        dilations=np.asarray(w.dilations, np.int32), groups=channels, pad_type="custom", pad=_pairs(w.before, after),
+        out_shape=out,
+    )  # fmt: skip
+    elements: Array = np.ones((1, 1, *(1,) * len(w.kernel)))
+    for axis, size in enumerate(n.spatial()):
+        places = np.arange(n.out_shape()[2 + axis])[:, None] * w.strides[axis] - w.before[axis]
+        taps = places + np.arange(w.kernel[axis]) * w.dilations[axis]
+        low, high = (-w.before[axis], size + w.after[axis]) if counts else (0, size)
+        along = [1] * elements.ndim
+        along[2 + axis] = len(taps)
+        elements = elements * ((taps >= low) & (taps < high)).sum(1).reshape(along)
+    share = n.constant((1 / elements).astype(NUMPY[x.dtype]), "share")
+    return n.emit("mul", x=total, y=share, out_shape=out)
 
 
 @lowers("LpPool")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgec.targets.coreml.node import NodeLowering
-from edgec.targets.coreml.rules import NUMBERS, lowers
+from edgec.targets.coreml.rules import BOOL_AS_INT, NUMBERS, lowers
 
 _SAME = {
     "ReduceL1": "reduce_l1_norm", "ReduceL2": "reduce_l2_norm", "ReduceLogSum": "reduce_log_sum",
@@ -13,16 +13,24 @@ _SAME = {
     "ReduceMin": "reduce_min", "ReduceProd": "reduce_prod", "ReduceSum": "reduce_sum",
     "ReduceSumSquare": "reduce_sum_square",
 }  # fmt: skip
-_INTEGERS = ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceL1", "ReduceSumSquare")
+_EXTREMES = ("ReduceMax", "ReduceMin")
+_UNCHANGED = (*_EXTREMES, "ReduceMean", "ReduceProd", "ReduceSum")
+"""Of one element each: that element."""
+_INTEGERS = ("ReduceProd", "ReduceSum", "ReduceL1", "ReduceSumSquare")
 
 
-@lowers(*(op for op in _SAME if op not in _INTEGERS))
+@lowers(*(op for op in _SAME if op not in (*_INTEGERS, *_EXTREMES)))
 def of_floats(n: NodeLowering) -> None:
     _reduce(n)
 
 
-@lowers(*_INTEGERS, dtypes=NUMBERS)
+@lowers(*_INTEGERS, dtypes=NUMBERS, wraps=True)
 def of_numbers(n: NodeLowering) -> None:
+    _reduce(n)
+
+
+@lowers(*_EXTREMES, dtypes=NUMBERS, via=BOOL_AS_INT)
+def extremes(n: NodeLowering) -> None:
     _reduce(n)
 
 
@@ -30,7 +38,10 @@ def _reduce(n: NodeLowering) -> None:
     x = n.x()
     axes = [int(a) % max(len(n.dims()), 1) for a in np.ravel(n.const(1, default=()))]
     if not axes and int(n.attr("noop_with_empty_axes", 0)):
-        n.refuse("no axes and noop_with_empty_axes", "what it does then is not a reduction: export the node again")
+        if n.node.op_type not in _UNCHANGED:
+            n.refuse("no axes and noop_with_empty_axes", "say in ONNX what it does then: Abs, Mul, Log ...")
+        n.result(x)
+        return
     axes = sorted(axes) or list(range(len(n.dims())))
     n.result(
         n.emit(
@@ -65,7 +76,7 @@ def arg(n: NodeLowering) -> None:
     n.result(found)
 
 
-@lowers("CumSum", dtypes=NUMBERS)
+@lowers("CumSum", dtypes=NUMBERS, wraps=True)
 def cumulative_sum(n: NodeLowering) -> None:
     axis = int(n.const(1).reshape(())) % len(n.dims())
     n.result(

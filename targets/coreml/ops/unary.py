@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from edgec.graph import ir
 from edgec.targets.coreml.node import NodeLowering
 from edgec.targets.coreml.rules import NUMBERS, lowers
 
@@ -17,16 +20,24 @@ def same(n: NodeLowering) -> None:
     n.result(n.emit(_SAME[n.node.op_type], x=n.x(), out_shape=n.out_dims()))
 
 
-@lowers("Abs", "Sign", dtypes=NUMBERS)
+@lowers("Abs", "Sign", dtypes=NUMBERS, wraps=True)
 def of_integers_too(n: NodeLowering) -> None:
     n.result(n.emit(n.node.op_type.lower(), x=n.x(), out_shape=n.out_dims()))
 
 
-@lowers("Neg", dtypes=NUMBERS)
+@lowers("Neg", dtypes=NUMBERS, wraps=True)
 def negate(n: NodeLowering) -> None:
     x = n.x()
     minus = -1 if x.dtype == "int32" else n.real(-1)
     n.result(n.emit("mul", x=x, y=minus, out_shape=x.shape))
+
+
+@lowers("BitwiseNot", dtypes=("int32",), wraps=True)
+def bitwise_not(n: NodeLowering) -> None:
+    """-1 - x in two's complement."""
+    if n.value(0).dtype in (ir.DataType.UINT32, ir.DataType.UINT64):
+        n.refuse("unsigned integers of 32 and 64 bits, which int32 does not hold")
+    n.result(n.emit("sub", x=np.asarray(-1, np.int32), y=n.x(), out_dtype="int32", out_shape=n.out_dims()))
 
 
 @lowers("Log")
