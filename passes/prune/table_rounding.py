@@ -41,9 +41,8 @@ class TableRounding:
     def improve(self, rounds: int, sweeps: int) -> None:
         """Move weights and values in turn; never for the worse."""
         for _ in range(rounds):
-            moved = any([self._descend() for _ in range(sweeps)])
-            fitted = self._fit()
-            if not moved and not fitted:
+            moved = [self._descend() for _ in range(sweeps)]
+            if not self._fit() and not any(moved):
                 return
         self._descend()
 
