@@ -157,6 +157,51 @@ def test_conv_transpose(
     np.testing.assert_allclose(one("conv_transpose", x, (1, 3, size), **given)[0], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["valid", "same", "same_lower", "custom"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 1), (3, 2), (4, 1)])
+@pytest.mark.parametrize("size", [7, 8])
+def test_windows(kind: str, stride: int, kernel: int, dilation: int, size: int) -> None:
+    """Convolution in two groups, and pools, step by step; "same" is TensorFlow's: ceil(size / stride) steps."""
+    reach = (kernel - 1) * dilation + 1
+    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+    before, after = {
+        "valid": (0, 0), "custom": (1, 2), "same": (total // 2, total - total // 2),
+        "same_lower": (total - total // 2, total // 2),
+    }[kind]  # fmt: skip
+    steps = (size + before + after - reach) // stride + 1
+    x, w = rng.normal(size=(1, 4, size)).astype(np.float32), rng.normal(size=(6, 2, kernel)).astype(np.float32)
+    padded = np.pad(x[0], ((0, 0), (before, after)))
+    windows = [padded[:, i * stride : i * stride + reach : dilation] for i in range(steps)]
+    wanted = np.stack(
+        [
+            np.concatenate([np.einsum("ock,ck->o", w[g * 3 : g * 3 + 3], v[g * 2 : g * 2 + 2]) for g in (0, 1)])
+            for v in windows
+        ],
+        -1,
+    )
+    given = {"strides": [stride], "pad_type": kind, **({"pad": [1, 2]} if kind == "custom" else {})}
+    made = one("conv", x, (1, 6, steps), weight=w, dilations=[dilation], groups=np.int32(2), **given)
+    np.testing.assert_allclose(made[0], wanted, rtol=1e-4, atol=1e-5)
+    if dilation > 1 or max(before, after) >= kernel:
+        return
+    mean = one("avg_pool", x, (1, 4, steps), kernel_sizes=[kernel], **given)
+    np.testing.assert_allclose(mean[0], np.stack([v.mean(-1) for v in windows], -1), rtol=1e-4, atol=1e-6)
+    inside = np.pad(np.ones(size), (before, after))
+    counts = [inside[i * stride : i * stride + reach].sum() for i in range(steps)]
+    mean = one(
+        "avg_pool", x, (1, 4, steps), kernel_sizes=[kernel], exclude_padding_from_average=np.bool_(True), **given
+    )
+    np.testing.assert_allclose(
+        mean[0], np.stack([v.sum(-1) / c for v, c in zip(windows, counts, strict=True)], -1), rtol=1e-4, atol=1e-6
+    )
+    low = np.pad(x[0], ((0, 0), (before, after)), constant_values=-np.inf)
+    largest = one("max_pool", x, (1, 4, steps), kernel_sizes=[kernel], **given)
+    np.testing.assert_array_equal(
+        largest[0], np.stack([low[:, i * stride : i * stride + reach].max(-1) for i in range(steps)], -1)
+    )
+
+
 def test_conv_transpose_in_groups() -> None:
     x, w = rng.normal(size=(1, 4, 5)).astype(np.float32), rng.normal(size=(4, 3, 2)).astype(np.float32)
     made = one("conv_transpose", x, (1, 6, 6), weight=w, groups=np.int32(2), pad_type="valid")[0]
