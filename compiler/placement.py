@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from edgec.graph import Graph, attribute, ir, static_shape
 from edgec.units import Unit, find_units
 
 if TYPE_CHECKING:
+    from edgec.specs.conditions import Setting
     from edgec.specs.op_table import Decision
     from edgec.specs.schema import TargetSpec
 
@@ -44,10 +45,12 @@ class NodePlacement:
     evidence: str = ""
     rewrite: str | None = None
     certain: bool = True
+    confidence: str | None = None
+    """high, medium or low, where the device's own partitioner decides and this is a prediction."""
 
     def to_json(self) -> dict[str, Any]:
         out: dict[str, Any] = {"node": self.node, "op": self.op, "where": self.where}
-        for key in ("unit", "reason", "hint", "evidence", "rewrite"):
+        for key in ("unit", "reason", "hint", "evidence", "rewrite", "confidence"):
             if value := getattr(self, key):
                 out[key] = value
         if not self.certain:
@@ -89,11 +92,18 @@ class Placement:
     """What is meant by it, for people: `the CPU` on a target that has nothing else."""
     other: str = CPU
     """Who runs what falls back, for people."""
+    predicted: str | None = None
+    """Who decides on the device, where this is a prediction only."""
 
     @property
     def on_cpu(self) -> bool:
         """Whether the target is the CPU itself: then nothing falls back to it."""
         return self.device == CPU
+
+    @property
+    def alone(self) -> bool:
+        """Whether everything runs on `device`, whatever falls back included: the CPU itself, or `the GPU or the CPU`."""
+        return self.other in self.device
 
     @property
     def boundary_bytes(self) -> int:
@@ -119,6 +129,7 @@ class Placement:
             "precision": self.precision,
             "device": self.device,
             "fallback": self.other,
+            **({"predicted": self.predicted} if self.predicted else {}),
             "counts": dict(self.counts),
             "mac_share": self.mac_share,
             "macs": self.macs,
@@ -146,6 +157,8 @@ class Placement:
             elif kind == "fallback":
                 report = diagnostics.error if no_fallback else diagnostics.warn
                 verb = "run" if len(nodes) > 1 else "runs"
+                if self.predicted:
+                    verb = "will probably run"
                 report("EC0402", f"on {self.target} {many} {verb} on {self.other}{why}", place, advice)
             else:
                 diagnostics.note("EC0406", f"where {self.target} runs {many} is not certain{why}", place, advice)
@@ -156,10 +169,15 @@ def _listed(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Placement:
+def place(
+    graph: Graph,
+    spec: TargetSpec,
+    precision: str | None = None,
+    decide: Callable[[ir.Node, Setting], Decision] | None = None,
+) -> Placement:
     """Who runs each node, by the op table of `spec`. The graph should be the one that is handed to the vendor's compiler.
 
-    Nodes in subgraphs run where the node that owns the subgraph runs, unless that is the accelerator.
+    `decide`: for targets that know more of a node than its row. Nodes in subgraphs run where the node that owns the subgraph runs, unless that is the accelerator.
 
     Raises:
         EdgecError: EC0403 the target does not offer the precision.
@@ -170,6 +188,7 @@ def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Place
     setting = Setting(precision, spec.platform, graph.opset)
     table = spec.table(precision)
     units = find_units(graph, table.units, setting)
+    decide = decide or table.decide
     decisions: dict[ir.Node, Decision] = {}
     placed: dict[ir.Node, NodePlacement] = {}
     holders = graph.holders()
@@ -183,8 +202,8 @@ def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Place
         unit = units.of.get(node)
         kernel = unit.main if unit else node
         if kernel not in decisions:
-            decisions[kernel] = table.decide(kernel, setting)
-        own = table.decide(node, setting)
+            decisions[kernel] = decide(kernel, setting)
+        own = decide(node, setting)
         if how.device is not None and how.op_table is not None and own.run == "fallback":
             own = _nobody(own, spec.op_table.decide(node, setting))
         placed[node] = _placement(node, unit, decisions[kernel], own)
@@ -199,6 +218,7 @@ def place(graph: Graph, spec: TargetSpec, precision: str | None = None) -> Place
         {u.id: tuple(map(_name, (u.main, *(n for n in u.nodes if n is not u.main)))) for u in units},
         how.device or spec.device,
         how.fallback,
+        table.predicted,
     )
 
 
@@ -229,7 +249,9 @@ def _placement(node: ir.Node, unit: Unit | None, kernel: Decision, own: Decision
     reason = own.reason
     if own.unknown:
         reason = "; ".join(dict.fromkeys(filter(None, (reason, *own.unknown))))
-    return NodePlacement(_name(node), _op(node), where, None, reason, own.hint, own.evidence, own.rewrite, certain)
+    return NodePlacement(
+        _name(node), _op(node), where, None, reason, own.hint, own.evidence, own.rewrite, certain, own.confidence
+    )
 
 
 def _islands(placed: Mapping[ir.Node, NodePlacement], activations: str) -> Iterable[Island]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,14 +104,17 @@ def _placement(report: Report) -> Iterator[Line]:
         return
     counts = p["counts"]
     device, other = p.get("device", "the accelerator"), p.get("fallback", CPU)
-    text = f"Placement: {counts['accelerator']:,} nodes on {device}"
-    if device != CPU:
+    head = "Placement, predicted" if p.get("predicted") else "Placement"
+    text = f"{head}: {counts['accelerator']:,} nodes on {device}"
+    if other not in device:
         text += f", {counts['fallback']:,} on {other}" if counts["fallback"] else f", none on {other}"
     if counts["impossible"]:
         text += f", {counts['impossible']:,} impossible"
     if p.get("macs"):
         text += f" ({p['mac_share']:.1%} of {p['macs'] / 1e6:,.0f} M multiply-adds)"
     yield "heading", text
+    if p.get("predicted"):
+        yield "dim", f"  {_confidence(p['nodes'])}; {p['predicted']}"
     by_name = {n["node"]: n for n in p["nodes"]}
     islands = p["islands"]
     for island in islands[:_SHOWN]:
@@ -123,6 +127,13 @@ def _placement(report: Report) -> Iterator[Line]:
         yield "warning", f"  predicted {d['predicted']}, really {d['actual']}: {d['op']} {d['node']}"
     if len(report.differences) > _SHOWN:
         yield "warning", f"  and {len(report.differences) - _SHOWN} more differences"
+
+
+def _confidence(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """`confidence high for 64 nodes, medium for 38`."""
+    found = Counter(n.get("confidence", "low") for n in nodes)
+    parts = [f"{name} for {found[name]:,}" for name in ("high", "medium", "low") if found[name]]
+    return f"confidence {', '.join(parts)} nodes" if parts else "no nodes"
 
 
 def _island(island: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]], other: str) -> Iterator[Line]:

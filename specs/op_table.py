@@ -18,6 +18,9 @@ Run = Literal["accelerator", "fallback", "impossible", "either"]
 
 Text = Annotated[str, Field(min_length=1)]
 
+Confidence = Literal["high", "medium", "low"]
+"""Of a prediction: several sources agree, the op alone was run on the device; one source saw it run there; hearsay."""
+
 
 class OpCase(Model):
     """What happens when the conditions of `when` hold. Cases stand in order; the first that applies decides."""
@@ -28,6 +31,7 @@ class OpCase(Model):
     hint: Text | None = Field(None, description="what the user can do about it")
     rewrite: Text | None = Field(None, description="the pass that brings the node back to the accelerator")
     evidence: Text | None = Field(None, description="vendor document, or `measured with X`; else the row's")
+    confidence: Confidence | None = Field(None, description="how sure a prediction is; else the row's")
 
 
 class OpRow(Model):
@@ -39,6 +43,9 @@ class OpRow(Model):
     hint: Text | None = None
     rewrite: Text | None = None
     evidence: Text | None = Field(None, description="vendor document, or `measured with X`; else the table's")
+    confidence: Confidence | None = Field(
+        None, description="how sure a prediction is, where the device's own partitioner decides"
+    )
     note: Text | None = Field(None, description="what else is known; shown by `edgec targets NAME --ops`")
 
 
@@ -77,6 +84,9 @@ class OpTable(Model):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     description: Text
     evidence: Text = Field(description="who says so, for rows that do not say it themselves")
+    predicted: Text | None = Field(
+        None, description="where the device's own partitioner decides: who does, said with every answer of the table"
+    )
     unlisted: OpRow = Field(description="what happens to an op that has no row")
     ops: dict[str, OpRow]
     units: tuple[UnitSpec, ...] = ()
@@ -85,13 +95,14 @@ class OpTable(Model):
         description="cases of every op that has a row, before the row's own; a row that does not run here skips them",
     )
 
-    def decide(self, node: ir.Node, setting: Setting) -> Decision:
-        """Who runs the node by its row, and why."""
-        key = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    def decide(self, node: ir.Node, setting: Setting, key: str | None = None) -> Decision:
+        """Who runs the node by its row, and why. `key`: the row of another op that does its work."""
+        key = key or (f"{node.domain}::{node.op_type}" if node.domain else node.op_type)
         row = self.ops.get(key)
         if row is None:
             row, reason = self.unlisted, self.unlisted.reason or f"{key} is not in the table"
-            return Decision(row.run, reason, row.hint, row.rewrite, row.evidence or self.evidence, listed=False)
+            evidence = row.evidence or self.evidence
+            return Decision(row.run, reason, row.hint, row.rewrite, evidence, listed=False, confidence=row.confidence)
         unknown: list[str] = []
         evidence = row.evidence or self.evidence
         for case in (*(self.general if _runs(row) else ()), *row.cases):
@@ -99,10 +110,9 @@ class OpTable(Model):
             if isinstance(holds, Unknown):
                 unknown.append(holds.why)
             elif holds:
-                return Decision(
-                    case.run, case.reason, case.hint, case.rewrite, case.evidence or evidence, tuple(unknown)
-                )
-        return Decision(row.run, row.reason, row.hint, row.rewrite, evidence, tuple(unknown))
+                by, sure = case.evidence or evidence, case.confidence or row.confidence
+                return Decision(case.run, case.reason, case.hint, case.rewrite, by, tuple(unknown), confidence=sure)
+        return Decision(row.run, row.reason, row.hint, row.rewrite, evidence, tuple(unknown), confidence=row.confidence)
 
 
 def _runs(row: OpRow) -> bool:
@@ -121,3 +131,4 @@ class Decision:
     evidence: str
     unknown: tuple[str, ...] = ()
     listed: bool = True
+    confidence: Confidence | None = None

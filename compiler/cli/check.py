@@ -122,26 +122,31 @@ def _once(failed: Mapping[str, EdgecError]) -> list[Diagnostic]:
 
 def _one(p: Placement, console: Console, nodes: bool) -> None:
     counts = p.counts
-    console.line(f"{p.target}, {p.precision}", "title")
-    where = (
-        f"CPU {counts['accelerator']}"
-        if p.on_cpu
-        else f"{_short(p.device)} {counts['accelerator']}, {_short(p.other)} {counts['fallback']}"
-    )
+    console.line(f"{p.target}, {p.precision}{', predicted' if p.predicted else ''}", "title")
+    where = f"{_short(p.device)} {counts['accelerator']}"
+    if not p.alone:
+        where += f", {_short(p.other)} {counts['fallback']}"
     console.line(f"  {where}, impossible {counts['impossible']}")
     if p.macs:
         console.line(f"  {p.mac_share:.1%} of {p.macs / 1e6:,.0f} M multiply-adds on {p.device}")
     if p.islands:
         from edgec.summary import size
 
-        console.line(f"  {len(p.islands)} islands on {p.other}; {size(p.boundary_bytes)} cross to and from them")
-    if nodes:
+        islands = f"{len(p.islands)} island{'s' * (len(p.islands) > 1)}"
+        crossing = f"{size(p.boundary_bytes)} cross to and from {'them' if len(p.islands) > 1 else 'it'}"
+        console.line(f"  {islands} on {p.other}; {crossing}")
+    if p.predicted:
+        console.line(f"  {p.predicted}", "dim")
+    if nodes and p.predicted:
+        guesses = [(n.where, n.confidence or "low", n.op, n.node, n.reason or "", n.evidence) for n in p.nodes]
+        console.table(("where", "confidence", "op", "node", "why", "evidence"), guesses)
+    elif nodes:
         rows = [(n.where, n.op, n.node, n.unit or "", n.reason or "") for n in p.nodes]
         console.table(("where", "op", "node", "unit", "why"), rows)
 
 
 def _short(device: str) -> str:
-    return device.removeprefix("the ")
+    return device.removeprefix("the ").replace(" the ", " ")
 
 
 def _table(names: list[str], placed: dict[str, Placement], failed: dict[str, Any], console: Console) -> None:

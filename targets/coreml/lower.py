@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,19 @@ from edgec.targets.coreml.builder import Builder
 from edgec.targets.coreml.interface import Interface, Port
 from edgec.targets.coreml.node import NodeLowering
 from edgec.targets.coreml.program import Dim, Operation, Program, Value
-from edgec.targets.coreml.rules import RULES, LoweringRule
+from edgec.targets.coreml.rules import RULES, SYSTEMS, LoweringRule
 from edgec.targets.reading.node import Refused
 from edgec.targets.reading.windows import Contradiction
+
+_BRANCHES = frozenset({"If", "Loop", "Scan"})
+
+
+def no_rule_hint(op: str) -> str:
+    """What to do about an op without a rule."""
+    if op in _BRANCHES:
+        return "where shapes decide it, --input-shape settles it before; Core ML gets no control flow"
+    return "docs/coreml.md lists the ops there are; a pass of your own may say it with those"
+
 
 _MAX_RANK = 5
 """coremltools refuses tensors of more axes."""
@@ -40,6 +50,23 @@ def lower(graph: Graph, target: str = "iOS17", diagnostics: Diagnostics | None =
     return _Lowering(graph, target, diagnostics or Diagnostics()).run()
 
 
+@dataclass(eq=False)
+class Attempt:
+    """What `lower` would make of a graph: `written` for each node it reaches, and `refused`, each with reason and hint.
+
+    Nodes behind a refused one are in neither.
+    """
+
+    written: Mapping[ir.Node, Sequence[Operation]]
+    refused: Mapping[ir.Node, tuple[str, str | None]]
+
+
+def attempt(graph: Graph, target: str = SYSTEMS[-1]) -> Attempt:
+    """Lower as far as it goes, for placement; nothing is raised."""
+    _families.load()
+    return _Lowering(graph, target, Diagnostics()).attempt()
+
+
 class _Lowering:
     def __init__(self, graph: Graph, target: str, diagnostics: Diagnostics) -> None:
         self.graph, self.diagnostics = graph, diagnostics
@@ -49,10 +76,8 @@ class _Lowering:
     def run(self) -> LoweredProgram:
         b, main = self.builder, self.graph.model.graph
         self._all_have_rules()
-        b.reserve(self.graph.inputs)
-        b.reserve(v for node in main for v in node.outputs)
-        inputs = [p for v in self.graph.inputs if (p := self._guarded(_input, v)) is not None]
-        broken: set[ir.Value] = set()
+        inputs = self._inputs()
+        broken = {v for v in self.graph.inputs if not b.known(v)}
         for node in main:
             if any(v in broken for v in node.inputs if v is not None) or not self._lower(node):
                 broken.update(node.outputs)
@@ -64,6 +89,32 @@ class _Lowering:
         b.program.operations[:] = _needed(b.program.operations, b.program.outputs)
         return LoweredProgram(b.program, Interface(inputs, outputs))
 
+    def attempt(self) -> Attempt:
+        self._inputs()
+        broken = {v for v in self.graph.inputs if not self.builder.known(v)}
+        written: dict[ir.Node, Sequence[Operation]] = {}
+        refused: dict[ir.Node, tuple[str, str | None]] = {}
+        for node in self.graph.model.graph:
+            start = len(self.builder.operations)
+            if any(v in broken for v in node.inputs if v is not None):
+                broken.update(node.outputs)
+            elif node.domain or node.op_type not in RULES:
+                refused[node] = ("no MIL operation says it", no_rule_hint(node.op_type))
+                broken.update(node.outputs)
+            elif self._lower(node):
+                written[node] = self.builder.operations[start:]
+            else:
+                said = self.errors[-1]
+                refused[node] = (said.message.removeprefix(f"{node.op_type}: "), said.hint)
+                broken.update(node.outputs)
+        return Attempt(written, refused)
+
+    def _inputs(self) -> list[Port]:
+        """The placeholders; those that cannot be are among the errors."""
+        self.builder.reserve(self.graph.inputs)
+        self.builder.reserve(v for node in self.graph.model.graph for v in node.outputs)
+        return [p for v in self.graph.inputs if (p := self._guarded(_input, v)) is not None]
+
     def _all_have_rules(self) -> None:
         unknown: dict[str, list[str]] = {}
         for node in self.graph.model.graph:
@@ -72,9 +123,9 @@ class _Lowering:
                 unknown.setdefault(op, []).append(node.name or node.outputs[0].name or op)
         for op, names in unknown.items():
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            hint = "docs/coreml.md lists the ops there are; a pass of your own may say it with those"
             where = Location(self.graph.source, node=names[0])
-            self.errors.append(Diagnostic("EC0677", Severity.ERROR, f"no MIL operation says {op}{more}", where, hint))
+            said = f"no MIL operation says {op}{more}"
+            self.errors.append(Diagnostic("EC0677", Severity.ERROR, said, where, no_rule_hint(op)))
         if self.errors:
             raise EdgecError(*self.errors)
 

@@ -30,10 +30,10 @@ class CoreMl(Target):
         return with_folding(steps, parse_options(CoreMlOptions, options), preprocess)
 
     def placement(self, graph: Graph, precision: str) -> Placement:
-        """Of what the package computes: it does not have the way from the ONNX model's input to pixels."""
-        from edgec.passes.legalize.fold_preprocess import folded, strip
+        """By the MIL operations of each node, predicted."""
+        from edgec.targets.coreml.placement import predicted
 
-        return super().placement(strip(graph)[0] if folded(graph) else graph, precision)
+        return predicted(graph, self.spec(), precision)
 
     def emit(self, graph: Graph, job: EmitJob) -> Artifact:
         from edgec.targets.coreml.emit import package_artifact
