@@ -99,6 +99,7 @@ class When(Model):
     elements: tuple[Elements, ...] | None = Field(None, description="elements of constant inputs")
     scale: Scale | None = Field(None, description="the factor from input to output length, of at least one axis")
     broadcast: bool | None = Field(None, description="whether inputs 0 and 1 have different shapes")
+    model_input: bool | None = Field(None, description="whether it reads an input of the model itself")
     measure: dict[str, Range] | None = Field(
         None, description="numbers of the node by name (specs/measures.py): largest-kernel, largest-pad, batch ..."
     )
@@ -163,6 +164,8 @@ def _results(when: When, node: ir.Node, setting: Setting) -> Iterator[bool | Unk
         yield is_constant(_input(node, i))
     for i in when.dynamic or ():
         yield (v := _input(node, i)) is not None and not is_constant(v)
+    if when.model_input is not None:
+        yield any(v is not None and v.is_graph_input() for v in node.inputs) == when.model_input
     for name in when.written or ():
         yield name in node.attributes
     for name in when.unwritten or ():

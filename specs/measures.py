@@ -52,6 +52,28 @@ def output_rank(node: ir.Node) -> float | None:
     return len(_shape(node.outputs[0]))
 
 
+def matrix_rows(node: ir.Node) -> float | None:
+    """Rows of the matrices that a product makes, 1 for a vector; what is in front of them does not count."""
+    shape = node.outputs[0].shape
+    if shape is None or (len(shape) > 1 and not isinstance(shape[-2], int)):
+        raise Unmeasured(f"the shape of {node.outputs[0].name!r} is not fixed")
+    rows = shape[-2] if len(shape) > 1 else 1
+    return rows if isinstance(rows, int) else None
+
+
+def matrix_side(node: ir.Node) -> float | None:
+    """Of a product, the shorter side of the second matrix: what is summed up, or columns of the result."""
+    shape = _shape(node.inputs[1])
+    return min(shape[-2:]) if len(shape) > 1 else 1
+
+
+def fewest_channels(node: ir.Node) -> float | None:
+    """Of a convolution, output channels or input channels of a group, whichever are fewer."""
+    if node.op_type not in ("Conv", "ConvTranspose"):
+        return None
+    return min(_shape(node.inputs[1])[:2])
+
+
 def batch_change(node: ir.Node) -> float | None:
     """How far the first dimension of the output is from that of the input; 0: the batch is left alone."""
     before, after = _shape(node.inputs[0]), _shape(node.outputs[0])
@@ -82,6 +104,12 @@ def largest_kernel(node: ir.Node) -> float | None:
 
 def smallest_kernel(node: ir.Node) -> float | None:
     return min(_kernel(node) or (), default=None)
+
+
+def kernel_difference(node: ir.Node) -> float | None:
+    """How far the longest side of the kernel is from its shortest: 0 is square, or has one axis."""
+    kernel = _kernel(node)
+    return max(kernel) - min(kernel) if kernel else None
 
 
 def spatial_axes(node: ir.Node) -> float | None:
@@ -180,11 +208,15 @@ MEASURES: Mapping[str, Measure] = {
     "batch": batch,
     "largest-side": largest_side,
     "output-rank": output_rank,
+    "matrix-rows": matrix_rows,
+    "matrix-side": matrix_side,
+    "fewest-channels": fewest_channels,
     "batch-change": batch_change,
     "moved-batch": moved_batch,
     "spatial-axes": spatial_axes,
     "largest-kernel": largest_kernel,
     "smallest-kernel": smallest_kernel,
+    "kernel-difference": kernel_difference,
     "largest-stride": largest_stride,
     "smallest-stride": smallest_stride,
     "largest-dilation": largest_dilation,

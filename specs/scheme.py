@@ -62,7 +62,9 @@ class OpRule(Model):
         False, description="whether the op is quantised only between others that are: additions, pooling, data movement"
     )
     skip_only: bool = Field(
-        False, description="of two inputs, leave the one alone that a quantised kernel computes (residual additions)"
+        False,
+        description="of two inputs, leave the one alone that a quantised convolution or product puts out (residual additions); "
+        "behind an activation both are quantised",
     )
     fixed: Fixed | None = Field(None, description="scale and zero point of the outputs, where they are prescribed")
     range: tuple[float, float] | None = Field(None, description="range of the outputs known without calibration")
@@ -79,6 +81,14 @@ class FloatOp(Model):
     hint: Text | None = Field(None, description="what the user can do about it")
     when: When | None = Field(None, description="conditions on the node")
     fatal: bool = Field(False, description="whether the model cannot be compiled or run then, not just badly")
+
+
+class Exempt(Model):
+    """Why nodes stay in float although their op has a rule: the target takes them in integers, and gains nothing or fails."""
+
+    when: When = Field(description="conditions on the node")
+    reason: Text
+    evidence: Text
 
 
 class Wide(Model):
@@ -107,6 +117,14 @@ class Scheme(Model):
     float_ops: dict[str, tuple[FloatOp, ...]] = Field(
         {}, description="ops that must not read and write integers, by op type; others without a rule may"
     )
+    exempt: dict[str, tuple[Exempt, ...]] = Field(
+        {}, description="nodes that are left in float although there is a rule for them, by op type"
+    )
+    one_pair: bool = Field(
+        False,
+        description="whether ops that `follow` read the pair that stands before another reader of the same value: it is then "
+        "written once, in integers",
+    )
     wide: Wide | None = Field(
         None, description="activations in 16 bits for single layers, where the target computes on them in integers"
     )
@@ -134,3 +152,8 @@ class Scheme(Model):
             if rule.when is None or applies(rule.when, node, setting) is True:
                 return rule
         return None
+
+    def why_exempt(self, node: ir.Node, setting: Setting) -> str | None:
+        """Why the node stays in float although `rule` may have one for it; None where it does not."""
+        key = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        return next((e.reason for e in self.exempt.get(key, ()) if applies(e.when, node, setting) is True), None)

@@ -115,7 +115,12 @@ class KernelRules:
         have = [lin for _, _, lin in reads if lin is not None]
         if rule.weight is not None and is_constant(_at(kernel.main, rule.weight)):
             weight = read_through(main.inputs[rule.weight], self.stored.opset)
-            if not have and weight is None:
+            exempt = self.scheme.why_exempt(kernel.main, self.setting)
+            if exempt is not None:
+                if have:
+                    message = f"{main.op_type} is stored, and {self.scheme.name} leaves it in float: {exempt}"
+                    self.add(main, "float-op", message, None, Severity.NOTE)
+            elif not have and weight is None:
                 self.add(
                     main, "missing", f"{main.op_type} is left in float; {self.scheme.name} computes it in integers"
                 )
@@ -124,7 +129,7 @@ class KernelRules:
                 message = f"the {what} of {main.op_type} is not stored: it computes in float"
                 self.add(main, "missing", message, f"quantise its {what} too", Severity.WARNING)
                 return
-        elif len(have) < len(reads) and have:
+        elif len(have) < len(reads) and have and not (rule.follow and self.scheme.one_pair):
             message = f"{main.op_type} reads some inputs stored, some in float: it computes in float"
             self.add(main, "missing", message, None, Severity.NOTE)
         if not reads or len(have) < len(reads):
@@ -176,10 +181,13 @@ class KernelRules:
             self.add(q.node, "fixed", message, "kernels compute with that scale whatever the model says")
 
     def _residual(self, kernel: Kernel, reads: list[tuple[ir.Node, int, Linear | None]]) -> None:
-        computed = [self._computed(_value(node, i)) for node, i, _ in reads]
+        computed = [self._computed(_value(node, i), directly=True) for node, i, _ in reads]
         stored = [lin is not None for _, _, lin in reads]
         main = self.of[kernel.main]
         if not any(computed):
+            if any(self._computed(_value(node, i)) for node, i, _ in reads) and not all(stored):
+                message = f"the {main.op_type} reads what an activation after an integer kernel puts out, and not both in integers"
+                self.add(main, "residual", message, "quantise both inputs: it is a kernel of its own", Severity.NOTE)
             return
         if all(stored):
             which = main.inputs[reads[computed.index(True)][1]]
@@ -195,13 +203,19 @@ class KernelRules:
             message = f"the {main.op_type} reads the kernel's result stored and its skip input in float"
             self.add(main, "residual", message, "quantise the skip input instead")
 
-    def _computed(self, value: ir.Value) -> bool:
-        """Whether a kernel with a weight, its inputs stored, computes a value of the view, for one reader alone."""
+    def _computed(self, value: ir.Value, directly: bool = False) -> bool:
+        """Whether a kernel with a weight, its inputs stored, computes a value of the view, for one reader alone.
+        `directly`: without an activation after it.
+        """
         producer = value.producer()
+        if producer is not None and producer.op_type == "BatchNormalization":
+            producer = _value(producer, 0).producer()  # becomes part of the kernel
         if producer is None or len(value.uses()) > 1:
             return False
         unit = self.units.of.get(producer)
         main = unit.main if unit is not None else producer
+        if directly and main is not producer:
+            return False
         rule = self.scheme.rule(main, self.setting)
         if rule is None or rule.weight is None:
             return False

@@ -42,6 +42,9 @@ def why_in_float(
         return InFloat(name, node.op_type, cause, "`edgec check` says which rules of the target the Q/DQ break")
     if scheme is None:
         return InFloat(name, node.op_type, "what it reads is not stored in integers")
+    exempt = scheme.why_exempt(node, setting)
+    if exempt is not None:
+        return InFloat(name, node.op_type, exempt, asked=True)
     if scheme.rule(node, setting) is None:
         return InFloat(name, node.op_type, *_no_rule(node, scheme, setting))
     if record is None or not record:

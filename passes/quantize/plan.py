@@ -209,6 +209,8 @@ class _Planner:
                 self._activations(kernel, rule)
             elif rule.weight is not None and self._constant(kernel.main, rule.weight):
                 self._weight(kernel.main, rule)
+        if self.scheme.one_pair:
+            self._join()
         for site in self.made.activations.values():
             if site.uses is not None and not site.uses:
                 raise AssertionError("a site nobody reads")  # every call of _ask names a reader
@@ -240,6 +242,10 @@ class _Planner:
                 if name in self.keep:
                     self.made.kept[node_name(kernel.main)] = self.keep[name]
                     return None
+        exempt = self.scheme.why_exempt(kernel.main, self.setting)
+        if exempt is not None:
+            self.made.kept[node_name(kernel.main)] = exempt
+            return None
         return rule
 
     def _wide_rule(self, kernel: _Kernel, rule: OpRule, inputs: list[Use]) -> OpRule | None:
@@ -331,12 +337,33 @@ class _Planner:
                 if _read((node, i)).name == name and not done:
                     self.made.rescaled.append(RescaleSite(node, i, name, out))
 
+    def _join(self) -> None:
+        """Let ops that follow read the pair that stands before another reader: the value is then written once. Not in the
+        tail: what no kernel in integers comes after keeps its precision.
+        """
+        goes_on: set[ir.Node] = set()
+        quantized = set(self.made.quantized)
+        for node in reversed(self.graph.model.graph):
+            readers = [n for v in node.outputs for n, _ in v.uses()]
+            if any(n in goes_on or node_name(n) in quantized for n in readers):
+                goes_on.add(node)
+        for kernel in self._kernels():
+            rule = self.scheme.rule(kernel.main, self.setting)
+            if rule is None or not rule.follow or kernel.main not in goes_on or self._rule(kernel) is None:
+                continue
+            for use in self._inputs(kernel, rule):
+                site = self.made.activations.get(_read(use).name or "")
+                if site is not None and site.uses is not None:
+                    site.uses.add(use)
+
     def _skip(self, uses: list[Use]) -> list[Use]:
-        """The skip input of a residual addition: the one that the kernel which runs last before it does not compute."""
-        computed = [u for u in uses if self._computed(_read(u))]
-        if not computed:
-            return []  # no kernel to add inside
-        last = max(computed, key=lambda u: self.position[_producer(_read(u))])
+        """The skip input of a residual addition: the one that the convolution which runs last before it does not put out.
+        Both where an activation is between: the addition is a kernel of its own then.
+        """
+        if not any(self._computed(_read(u)) for u in uses):
+            return []  # nothing is in integers around here
+        direct = [u for u in uses if self._computed(_read(u), directly=True)]
+        last = max(direct, key=lambda u: self.position[_producer(_read(u))], default=None)
         return [u for u in uses if u is not last]
 
     def _keeps_float(self, v: ir.Value) -> ir.Node | None:
@@ -362,7 +389,7 @@ class _Planner:
             unit = self.units.of.get(user)
             main = unit.main if unit is not None else user
             rule = self.scheme.rule(main, self.setting)
-            if rule is None or node_name(main) in self.keep:
+            if rule is None or node_name(main) in self.keep or self.scheme.why_exempt(main, self.setting):
                 continue
             if not rule.follow or self.scheme.whole:
                 return True
@@ -371,13 +398,17 @@ class _Planner:
                 return True
         return False
 
-    def _computed(self, v: ir.Value) -> bool:
-        """Whether a quantised kernel with a weight computes the value."""
+    def _computed(self, v: ir.Value, directly: bool = False) -> bool:
+        """Whether a quantised kernel with a weight computes the value; `directly`: without an activation after it."""
         producer = v.producer()
+        if producer is not None and producer.op_type == "BatchNormalization":
+            producer = _read((producer, 0)).producer()  # becomes part of the kernel
         if producer is None:
             return False
         unit = self.units.of.get(producer)
         main = unit.main if unit is not None else producer
+        if directly and main is not producer:
+            return False
         rule = self.scheme.rule(main, self.setting)
         return rule is not None and rule.weight is not None and node_name(main) in self.made.quantized
 

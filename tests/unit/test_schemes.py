@@ -39,7 +39,7 @@ def test_a_built_in_scheme_is_sound(name: str) -> None:
         assert onnx.defs.has(op, ""), op
         for rule in rules:
             check_rule(scheme, op, rule)
-    for op in scheme.float_ops:
+    for op in (*scheme.float_ops, *scheme.exempt):
         assert onnx.defs.has(op, ""), op
 
 
@@ -188,19 +188,101 @@ def plan(g: Graph, scheme: str) -> Plan:
     return make_plan(g, builtin_scheme(scheme), SETTING)
 
 
+def tensorrt(body: str) -> Plan:
+    """The plan of float[1,16,8,8] x -> y, with weights wide enough for int8: w, v of 16 channels, z of 48 to 16."""
+    weights = [weight("w", "16,16,1,1", 256), weight("v", "16,16,1,1", 256, 1), weight("z", "16,48,1,1", 768)]
+    ones = f"float[16] n = {{{', '.join(['1'] * 16)}}}"
+    out = "float[1,16,8,8] y" + (", float[1,16,8,8] z2" if "z2 =" in body else "")
+    return plan(graph("float[1,16,8,8]", body, ", ".join([*weights, ones]), out), "tensorrt-int8")
+
+
 def uses(p: Plan) -> dict[str, set[str]]:
     """Value -> op types that read it stored."""
     return {name: {n.op_type for n, _ in site.uses or ()} for name, site in p.activations.items()}
 
 
 def test_tensorrt_stores_the_skip_input_only() -> None:
-    g = graph("float[1,4,8,8]", "r = Relu(x) c = Conv(r, w) d = Conv(c, v) a = Add(d, r) y = Relu(a)", W)
-    assert uses(plan(g, "tensorrt-int8")) == {"r": {"Conv", "Add"}, "c": {"Conv"}}
+    p = tensorrt("r = Relu(x) c = Conv(r, w) d = Conv(c, v) a = Add(d, r) y = Relu(a)")
+    assert uses(p) == {"r": {"Conv", "Add"}, "c": {"Conv"}}
 
 
 def test_tensorrt_adds_inside_the_kernel_that_runs_last() -> None:
-    g = graph("float[1,4,8,8]", "c = Conv(x, w) d = Conv(x, v) y = Add(c, d)", W)
-    assert uses(plan(g, "tensorrt-int8")) == {"x": {"Conv"}, "c": {"Add"}}
+    assert uses(tensorrt("c = Conv(x, w) d = Conv(x, v) y = Add(c, d)")) == {"x": {"Conv"}, "c": {"Add"}}
+
+
+@pytest.mark.parametrize(
+    ("end", "stored"),
+    [
+        ("y = Add(d, r)", set()),
+        ("y = Add(r, d)", set()),
+        ("e = BatchNormalization(d, n, n, n, n) y = Add(e, r)", set()),
+        ("e = Relu(d) y = Add(e, r)", {"e"}),
+        ("e = HardSwish(d) y = Add(r, e)", {"e"}),
+        ("s = Sigmoid(d) e = Mul(d, s) y = Add(e, r)", {"e"}),
+    ],
+)
+def test_tensorrt_stores_both_inputs_of_an_addition_behind_an_activation(end: str, stored: set[str]) -> None:
+    """TensorRT adds inside a convolution, not inside an activation."""
+    p = tensorrt(f"r = Relu(x) c = Conv(r, w) d = Conv(c, v) {end}")
+    assert uses(p) == {"r": {"Conv", "Add"}, "c": {"Conv"}, **{v: {"Add"} for v in stored}}
+
+
+def test_tensorrt_ops_that_move_data_read_the_pair_of_another_reader() -> None:
+    """A value that is stored for a convolution is not written in float too; in the tail it is."""
+    body = "r = Relu(x) c = Conv(r, w) m = MaxPool<kernel_shape=[1,1]>(r) u = Concat<axis=1>(c, m, r) d = Conv(u, z)"
+    p = tensorrt(f"{body} t = Transpose<perm=[0,1,3,2]>(r) y = Add(d, t)")
+    assert uses(p) == {"r": {"Conv", "MaxPool", "Concat", "Transpose"}, "u": {"Conv"}, "t": {"Add"}}
+    p = tensorrt("r = Relu(x) y = Conv(r, w) z2 = Transpose<perm=[0,1,3,2]>(r)")
+    assert uses(p) == {"r": {"Conv"}}
+
+
+NO_KERNEL = {
+    "wide enough": ([16, 16, 3, 3], 1, False, True),
+    "first layer": ([8, 3, 3, 3], 1, True, True),
+    "narrow, a multiple of 8 inside": ([8, 8, 3, 3], 1, False, False),
+    "few in, many out": ([16, 8, 3, 3], 1, False, True),
+    "few in, many out, not square": ([16, 8, 3, 1], 1, False, False),
+    "no multiple of 8": ([20, 10, 3, 3], 1, False, False),
+    "one axis, no multiple of 8": ([258, 1, 3], 1, True, False),
+    "depthwise": ([24, 1, 3, 3], 24, False, True),
+    "depthwise 5x5": ([24, 1, 5, 5], 24, False, True),
+    "depthwise, no multiple of 8": ([20, 1, 3, 3], 20, False, False),
+    "depthwise 1x1": ([24, 1, 1, 1], 24, False, False),
+    "grouped and wide": ([32, 16, 1, 1], 2, False, True),
+}
+
+
+@pytest.mark.parametrize("case", NO_KERNEL)
+def test_tensorrt_leaves_convolutions_without_a_kernel_in_float(case: str) -> None:
+    shape, group, first, stored = NO_KERNEL[case]
+    image = [1, shape[1] * group, *[8] * (len(shape) - 2)]
+    x, out = "x" if first else "r", f"float[{','.join(['1', *'N' * (len(shape) - 1)])}] y"
+    body = f"r = Relu(x) y = Conv<group={group}>({x}, w)"
+    shapes = [",".join(map(str, s)) for s in (image, shape)]
+    p = plan(graph(f"float[{shapes[0]}]", body, weight("w", shapes[1], int(np.prod(shape))), out), "tensorrt-int8")
+    assert bool(p.weights) == stored
+    assert len(p.kept) == (not stored)
+    assert all("kernel" in reason for reason in p.kept.values())
+
+
+PRODUCTS = {
+    "matrix times matrix": ("float[16,32]", "Gemm(x, w)", "32,16", "16,16", True),
+    "matrix times vector": ("float[1,32]", "Gemm(x, w)", "32,16", "1,16", False),
+    "a batch that is not fixed": ("float[N,32]", "Gemm(x, w)", "32,16", "N,16", True),
+    "few columns": ("float[16,32]", "Gemm<transB=1>(x, w)", "8,32", "16,8", False),
+    "few to sum up": ("float[16,8]", "MatMul(x, w)", "8,32", "16,32", False),
+    "a sequence": ("float[1,16,32]", "MatMul(x, w)", "32,16", "1,16,16", True),
+    "a sequence of one": ("float[16,1,32]", "MatMul(x, w)", "32,16", "16,1,16", False),
+    "times a vector": ("float[16,32]", "MatMul(x, w)", "32", "16", False),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_tensorrt_leaves_small_products_in_float(case: str) -> None:
+    x, op, shape, out, stored = PRODUCTS[case]
+    count = int(np.prod([int(d) for d in shape.split(",")]))
+    p = plan(graph(x, f"y = {op}", weight("w", shape, count), f"float[{out}] y"), "tensorrt-int8")
+    assert (len(p.weights), len(p.kept)) == ((1, 0) if stored else (0, 1))
 
 
 def test_tensorrt_leaves_an_addition_after_no_kernel_alone() -> None:
@@ -306,13 +388,13 @@ def test_a_huge_bias_fits_into_int32() -> None:
 
 def test_half_precision_has_scales_of_its_own_type() -> None:
     g = Graph.from_text(
-        f"{HEAD} g (float16[1,4,8,8] x) => (float16[1,4,8,8] y) <float16[4,4,1,1] w = {{{', '.join(['1'] * 16)}}}> "
+        f"{HEAD} g (float16[1,16,8,8] x) => (float16[1,8,8,8] y) <float16[8,16,1,1] w = {{{', '.join(['1'] * 128)}}}> "
         "{ y = Conv(x, w) }"
     )
     w = g.model.graph.initializers["w"]
-    w.const_value = ir.tensor(data(4, 4, 1, 1, dtype=np.float16), name="w")
+    w.const_value = ir.tensor(data(8, 16, 1, 1, dtype=np.float16), name="w")
     InferShapes().run(g, PassContext())
-    q, db = quantised(g, "tensorrt-int8", data(1, 4, 8, 8, dtype=np.float16))
+    q, db = quantised(g, "tensorrt-int8", data(1, 16, 8, 8, dtype=np.float16))
     scales = {n.inputs[1].dtype for n in q.nodes() if n.op_type == "QuantizeLinear" and n.inputs[1] is not None}
     assert scales == {ir.DataType.FLOAT16}
     assert db > 30

@@ -256,11 +256,12 @@ def _filled(declared: str) -> str:
 
 
 CONV = "c = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(c) d = Conv<pads = [1, 1, 1, 1]>(r, w, b) e = Add(d, x) y = Relu(e)"
-CONV_WEIGHTS = "float[4,4,3,3] w, float[4] b"
+CONV_WEIGHTS = "float[16,16,3,3] w, float[16] b"
+WIDE = "float[1,16,8,8]"
 
 
 def _conv() -> Graph:
-    return text(CONV, weights=", ".join(_filled(w) for w in CONV_WEIGHTS.split(", ")))
+    return text(CONV, f"{WIDE} x", f"{WIDE} y", weights=", ".join(_filled(w) for w in CONV_WEIGHTS.split(", ")))
 
 
 def _pairs(graph: Graph) -> Iterator[ir.Node]:
