@@ -22,9 +22,15 @@ class ActualNode:
     op: str
     where: Literal["accelerator", "fallback"]
     sources: tuple[str, ...] = ()
+    device: str = ""
+    """By its own name, where there are more than two."""
+    cost: float | None = None
+    """Share of the whole model's work, 0 to 1, as the vendor estimates it."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "op": self.op, "where": self.where, "sources": list(self.sources)}
+        out: dict[str, Any] = {"name": self.name, "op": self.op, "where": self.where, "sources": list(self.sources)}
+        out |= {"device": self.device} if self.device else {}
+        return out if self.cost is None else out | {"cost": self.cost}
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,14 @@ def differences(
             continue
         (where,) = places
         kinds = ", ".join(dict.fromkeys(f"{layer.op} layer {layer.name}" for layer in found))
-        out.append(Difference(p.node, p.op, p.where, where, f"{kinds} runs on the {_device(where)}"))
+        devices = " and the ".join(dict.fromkeys(layer.device or _device(where) for layer in found))
+        out.append(Difference(p.node, p.op, p.where, where, f"{kinds} runs on the {devices}"))
     if diagnostics is not None:
         from edgec.diagnostics import Location
 
         for d in out:
-            message = f"the op table of {placement.target} was wrong: {d.op} was predicted on the {_device(d.predicted)}, {d.explanation}"
+            told = placement.other if d.predicted == "fallback" else f"the {_device(d.predicted)}"
+            message = f"the op table of {placement.target} was wrong: {d.op} was predicted on {told}, {d.explanation}"
             diagnostics.warn("EC0410", message, Location(node=d.node), "please report it, with the model if you can")
     return out
 

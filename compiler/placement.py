@@ -139,6 +139,18 @@ class Placement:
             "nodes": [n.to_json() for n in self.nodes],
         }
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Placement:
+        """The inverse of `to_json`. KeyError, TypeError: it is none."""
+        nodes = tuple(NodePlacement(**n) for n in data["nodes"])
+        islands = tuple(Island(tuple(i["nodes"]), i["tensors"]) for i in data["islands"])
+        share = round(data["mac_share"] * data["macs"])
+        units = {k: tuple(v) for k, v in data["units"].items()}
+        return cls(
+            data["target"], data["precision"], nodes, islands, data["macs"], share, units, data["device"],
+            data["fallback"], data.get("predicted"),
+        )  # fmt: skip
+
     def diagnose(self, diagnostics: Diagnostics, no_fallback: bool = False) -> None:
         """Add one message for each group of nodes that share an op and a reason: impossible is an error (EC0401), fallback a
         warning or, with `no_fallback`, an error (EC0402), an undecided condition a note (EC0406)."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgec.placement import ActualPlacement, Placement
     from edgec.quantization.record import QuantRecord
     from edgec.recipe import Step
+    from edgec.report import Report
     from edgec.samples import Preprocess, Samples
     from edgec.specs.schema import Effort, TargetSpec
     from edgec.toolchain import ToolchainManager, Worker
@@ -164,6 +165,15 @@ class Target(ABC):
         from edgec.placement import place
 
         return place(graph, self.spec(), precision)
+
+    def read_plan(self, path: Path, report: Report) -> ActualPlacement:
+        """Where the artifact of `report` really runs, as a file from the device tells it.
+
+        Raises:
+            EdgecError: EC0411 there is no such file for this target; the target's own where it cannot be read.
+        """
+        what = f"nothing of {self.name} writes a plan of where operations run"
+        raise error("EC0411", what, hint="its report.json has what is known")
 
     def kernels(self, graph: Graph) -> tuple[Sequence[Kernel], str] | None:
         """What the target's runtime makes of the convolutions and products of a graph with Q/DQ, and who says so; None

@@ -76,6 +76,10 @@ def compare_command(
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     found = Diagnostics()
     registry = Registry()
+    if other.suffix == ".json":
+        from edgec.cli.compare_plan import compare_plan
+
+        return compare_plan(reference, other, console, registry, found)
     reader = registry.format_of(other)
     if reader is not None:
         if plot is not None:

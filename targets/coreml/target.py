@@ -10,9 +10,12 @@ from edgec.target_options import parse_options
 from edgec.targets.coreml.options import CoreMlOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgec.graph import Graph
-    from edgec.placement import Placement
+    from edgec.placement import ActualPlacement, Placement
     from edgec.recipe import Step
+    from edgec.report import Report
     from edgec.samples import Preprocess
 
 
@@ -34,6 +37,12 @@ class CoreMl(Target):
         from edgec.targets.coreml.placement import predicted
 
         return predicted(graph, self.spec(), precision)
+
+    def read_plan(self, path: Path, report: Report) -> ActualPlacement:
+        """What `plan_on_mac.py` wrote on a Mac."""
+        from edgec.targets.coreml.plan import read_plan
+
+        return read_plan(path, report)
 
     def emit(self, graph: Graph, job: EmitJob) -> Artifact:
         from edgec.targets.coreml.emit import package_artifact
