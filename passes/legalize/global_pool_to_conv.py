@@ -67,12 +67,12 @@ def _strides(size: int) -> list[int]:
 
 
 def _average(rw: Rewriter, shape: tuple[int, ...], dtype: ir.DataType, name: str, *, stored: bool) -> ir.Value:
-    """Weights that are all one over the kernel's size. `stored`: as int8, largest value and zero point -1."""
+    """Weights that are all one over the kernel's size. `stored`: as int8, with the zero point 0 TensorRT insists on."""
     share = 1 / (shape[2] * shape[3])
     if not stored:
         return rw.const(np.full(shape, share, dtype.numpy()), name)
     values = rw.const(np.full(shape, 127, np.int8), f"{name}_q")
-    scale, zero = rw.const(np.asarray(share / 128, dtype.numpy()), f"{name}_scale"), rw.const(np.int8(-1), f"{name}_zp")
+    scale, zero = rw.const(np.asarray(share / 127, dtype.numpy()), f"{name}_scale"), rw.const(np.int8(0), f"{name}_zp")
     return rw.op("DequantizeLinear", values, scale, zero)
 
 

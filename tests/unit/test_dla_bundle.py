@@ -14,6 +14,9 @@ import edgec
 from edgec.api import check
 from edgec.diagnostics import EdgecError
 from edgec.graph import Graph, constant
+from edgec.passes.legalize.global_pool_to_conv import GlobalPoolToConv
+from edgec.passes.prepare.infer_shapes import InferShapes
+from edgec.pipeline import PassContext, PassManager
 from edgec.quantization.pairs import DQ, Linear, Q
 from edgec.runtime import Session
 from edgec.samples import Samples, generated_samples
@@ -50,8 +53,15 @@ def data(graph: Graph) -> Samples:
     return generated_samples(graph, 8)
 
 
-def compiled(tmp_path: Path, *, precision: str = "int8", target: str = "jetson-orin-nx", **options: Any) -> Any:
-    graph = network()
+def compiled(
+    tmp_path: Path,
+    *,
+    precision: str = "int8",
+    target: str = "jetson-orin-nx",
+    graph: Graph | None = None,
+    **options: Any,
+) -> Any:
+    graph = graph or network()
     given = {"dla": True, "oracle": "none", **{k.replace("_", "-"): v for k, v in options.items()}}
     return edgec.compile(
         graph, target=target, precision=precision, options=given, calibration=data(graph), output=tmp_path / "out"
@@ -228,6 +238,28 @@ def test_fp16_has_no_cache(tmp_path: Path) -> None:
     assert made.report.precision == "fp16-dla"
     assert "calib.cache" not in made.artifact.files
     assert "bundle_type_flags='--fp16'" in (made.folder / "build_engine.sh").read_text()
+
+
+@pytest.mark.parametrize("jetpack", ["6.2", "7.2.2"])
+def test_fp16_of_a_quantised_model_is_judged_as_what_is_built(jetpack: str, tmp_path: Path) -> None:
+    quantised = edgec.quantize(
+        network(), target="jetson-orin-nx", precision="int8", calibration=data(network()), effort="low"
+    ).graph
+    made = compiled(tmp_path, precision="fp16", graph=quantised, target="jetson-agx-orin", jetpack=jetpack)
+    assert {"QuantizeLinear", "DequantizeLinear"}.isdisjoint(made.graph.op_counts())
+
+
+def test_an_average_of_a_quantised_image_has_the_zero_point_tensorrt_takes() -> None:
+    graph = Graph.from_text("""<ir_version: 10, opset_import: ["" : 21]>
+        g (int8[1,2,3,3] x) => (float[1,2,1,1] y) <float s = {0.5}, int8 z = {0}>
+        { d = DequantizeLinear(x, s, z)  y = GlobalAveragePool(d) }""")
+    PassManager([InferShapes(), GlobalPoolToConv()]).run(graph, PassContext())
+    conv = next(n for n in graph.nodes() if n.op_type == "Conv")
+    weight = conv.inputs[1].producer() if conv.inputs[1] is not None else None
+    assert weight is not None
+    stored, scale, zero = (constant(v) for v in weight.inputs)
+    assert zero == 0
+    assert stored * scale == pytest.approx(1 / 9)
 
 
 def test_tensorrt_11_is_typed(tmp_path: Path) -> None:
