@@ -15,7 +15,12 @@ from edgec.passes.legalize.half_constants import constant_of, is_constant_value,
 SCALE_ERROR = 2.0**-9
 """Relative error up to which a scale may be rounded: 54 dB, against the 35 to 50 dB of 8 bits."""
 
-_LIMITS = {ir.DataType.INT8: (-128, 127), ir.DataType.UINT8: (0, 255)}
+_LIMITS = {
+    ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT4: (-8, 7),
+    ir.DataType.UINT4: (0, 15),
+}
 
 
 def rounding_error(scale: npt.NDArray[np.float32], half: ir.DataType) -> float:
@@ -36,7 +41,7 @@ def unfit_scale(node: ir.Node, half: ir.DataType) -> float | None:
 
 
 def can_store_again(node: ir.Node, opset: int) -> bool:
-    """Whether a DequantizeLinear is of constant weights in 8 bits with plain scales."""
+    """Whether a DequantizeLinear is of constant weights in 8 or 4 bits."""
     stored, scale = node.inputs[0], node.inputs[1]
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     if (
@@ -46,12 +51,12 @@ def can_store_again(node: ir.Node, opset: int) -> bool:
         or not (is_constant(stored) and is_constant(scale))
     ):
         return False
-    return (zero is None or is_constant(zero)) and not attribute(node, "block_size", opset)
+    return zero is None or is_constant(zero)
 
 
 def store_again(graph: Graph, node: ir.Node, half: ir.DataType) -> bool:
     """Give the DequantizeLinear of a constant scales that 16 bits hold, and integers to match. False where that cannot be
-    done: another type than 8 bits, blocks, or a scale that is computed."""
+    done: another type than 8 or 4 bits, or a scale that is computed."""
     if not can_store_again(node, graph.opset):
         return False
     stored, scale = node.inputs[0], node.inputs[1]
@@ -65,8 +70,10 @@ def store_again(graph: Graph, node: ir.Node, half: ir.DataType) -> bool:
     integers = np.asarray(constant(stored))
     offset = np.asarray(constant(zero) if zero is not None else 0).astype(np.float64)
     axis = attribute(node, "axis", graph.opset)
-    ratio = _along(old.astype(np.float64) / new, integers.ndim, 1 if axis is None else axis)
-    offset = _along(offset, integers.ndim, 1 if axis is None else axis)
+    axis = 1 if axis is None else axis
+    block = attribute(node, "block_size", graph.opset) or 0
+    ratio = _along(old.astype(np.float64) / new, integers.shape, axis, block)
+    offset = _along(offset, integers.shape, axis, block)
     assert stored.dtype is not None
     low, high = _LIMITS[stored.dtype]
     data = np.clip(np.rint((integers.astype(np.float64) - offset) * ratio + offset), low, high)
@@ -90,9 +97,14 @@ def _at_least(scale: npt.NDArray[np.float32], half: ir.DataType) -> npt.NDArray[
     return np.where(error > SCALE_ERROR, up, scale).astype(np.float32)
 
 
-def _along(x: npt.NDArray[np.float64], rank: int, axis: int) -> npt.NDArray[np.float64]:
+def _along(
+    x: npt.NDArray[np.float64], shape: tuple[int, ...], axis: int, block: int
+) -> npt.NDArray[np.float64]:
+    """Parameters as they apply to numbers of `shape`: one, one for each place along `axis`, or one for each `block` of them."""
     if x.size == 1:
         return x.reshape(())
-    shape = [1] * rank
-    shape[axis] = x.size
-    return x.reshape(shape)
+    if block:
+        return np.repeat(x, block, axis).take(range(shape[axis]), axis)
+    wide = [1] * len(shape)
+    wide[axis] = x.size
+    return x.reshape(wide)

@@ -53,7 +53,7 @@ class _Line:
             ends = self._ends(centres)
             mass = np.diff(self.mass[ends])
             new = np.where(mass > 0, np.diff(self.sum[ends]) / np.where(mass > 0, mass, 1), centres)
-            new.sort()
+            new = np.clip(np.sort(new), self.values[0], self.values[-1])  # differences of long sums are not exact
             if np.array_equal(new, centres):
                 break
             centres = new
