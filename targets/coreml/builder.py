@@ -65,7 +65,8 @@ class Builder:
         """Shape of an ONNX value; unknown dimensions by name. Refused where not even the rank is known."""
         if v.shape is None:
             raise Refused(f"the shape of {v.name!r} is not known")
-        return tuple(d if isinstance(d, int) else str(d) for d in v.shape)
+        named = ((axis, d if isinstance(d, int) else d.value) for axis, d in enumerate(v.shape))
+        return tuple(f"{v.name}_{axis}" if d is None else d for axis, d in named)
 
     def dtype(self, v: ir.Value) -> str:
         """MIL type that holds an ONNX value: double and bfloat16 are in fp32, integers in int32; those of 8 and 16 bits keep

@@ -4,6 +4,8 @@ Runs in the SDK's environment: standard library, NumPy and coremltools only. The
 
 Request (file names relative to the folder)
     program, weights   the Program
+    flexible           feature -> {shape: [number, or [least, most, default] ...]} or {enumerated: [[shape] ...]}, the default
+                       first, of inputs with open dimensions
     images             name -> RGB, BGR or GRAYSCALE, of inputs that are images
     metadata           {author, license, short_description, version, user: {key: text}, inputs: {name: text}, outputs: {...}}
     classes            None, or {labels: [text], output: name, label: name of the feature}
@@ -160,12 +162,17 @@ class _Build:
 def _convert(ct: Any, program: Any, data: dict[str, Any], request: dict[str, Any]) -> Any:
     """To the package's form. No pass but those of the backend: what edgec decided stays."""
     given: dict[str, Any] = {}
-    if images := request.get("images"):
-        shapes = {v["name"]: v["shape"] for v in data["inputs"]}
-        given["inputs"] = [
-            ct.ImageType(name=name, shape=shapes[name], color_layout=ct.colorlayout[colours], channel_first=True)
-            for name, colours in images.items()
-        ]
+    images = request.get("images") or {}
+    shapes = {v["name"]: v["shape"] for v in data["inputs"]}
+    shapes.update({name: _flexible_shape(ct, told) for name, told in request.get("flexible", {}).items()})
+    if inputs := [
+        ct.ImageType(name=name, shape=shape, color_layout=ct.colorlayout[images[name]], channel_first=True)
+        if name in images
+        else ct.TensorType(name=name, shape=shape)
+        for name, shape in shapes.items()
+        if name in images or name in request.get("flexible", {})
+    ]:
+        given["inputs"] = inputs
     if classes := request.get("classes"):
         given["classifier_config"] = ct.ClassifierConfig(
             classes["labels"], predicted_feature_name=classes["label"], predicted_probabilities_output=classes["output"]
@@ -181,6 +188,16 @@ def _convert(ct: Any, program: Any, data: dict[str, Any], request: dict[str, Any
     )
     _describe(model, request.get("metadata", {}))
     return model
+
+
+def _flexible_shape(ct: Any, told: dict[str, Any]) -> Any:
+    if shapes := told.get("enumerated"):
+        return ct.EnumeratedShapes(shapes=[ct.Shape(s) for s in shapes], default=shapes[0])
+    dims = [
+        ct.RangeDim(lower_bound=d[0], upper_bound=d[1], default=d[2]) if isinstance(d, list) else d
+        for d in told["shape"]
+    ]
+    return ct.Shape(shape=dims)
 
 
 def _describe(model: Any, told: dict[str, Any]) -> None:

@@ -9,12 +9,14 @@ from edgec.graph import Graph
 from edgec.target import Artifact, EmitJob
 from edgec.target_options import parse_options
 from edgec.targets.coreml.evaluate.rules import NotEvaluated
+from edgec.targets.coreml.flexible import flexible
 from edgec.targets.coreml.interface import Interface
 from edgec.targets.coreml.lower import lower
 from edgec.targets.coreml.metadata import describe, say_scores
 from edgec.targets.coreml.options import CoreMlOptions
 from edgec.targets.coreml.package import NOT_EVALUATED, build, decode
 from edgec.targets.coreml.pixels import image_inputs
+from edgec.targets.coreml.plan import FACT, SCRIPT, sources
 from edgec.targets.coreml.rules import SYSTEMS
 from edgec.targets.coreml.runner import DecodedRunner
 from edgec.targets.coreml.weights import store_weights, stored_facts
@@ -24,7 +26,7 @@ MODEL = f"{PACKAGE}/Data/com.apple.CoreML/model.mlmodel"
 
 _NOT_HERE = (
     "Core ML's own compiler and kernels: macOS and iOS alone have them; what was run is the decoded package",
-    "where operations run (Neural Engine, GPU, CPU): predicted from a table",
+    f"where operations run (Neural Engine, GPU, CPU): predicted from a table; {SCRIPT} tells what Core ML decides",
 )
 
 
@@ -37,7 +39,9 @@ def package_artifact(graph: Graph, job: EmitJob, minimum: str) -> Artifact:
     """Lower, build in coremltools' environment, hash. `minimum`: the target's own deployment target."""
     options = parse_options(CoreMlOptions, job.options)
     of_pixels, images = image_inputs(graph, job.preprocess)
-    lowered = lower(of_pixels, system(options.minimum or minimum), job.diagnostics)
+    oldest = system(options.minimum or minimum)
+    sizes = flexible(of_pixels, options.ranges, options.shapes, job.diagnostics, at_least_ios18=oldest >= "iOS18")
+    lowered = lower(of_pixels, oldest, job.diagnostics)
     told = describe(lowered.interface.with_images(images), options)
     say_images(told.interface, job)
     say_scores(told.interface, lowered.program, job.diagnostics)
@@ -45,7 +49,8 @@ def package_artifact(graph: Graph, job: EmitJob, minimum: str) -> Artifact:
     toolchain = job.toolchains.ensure("coreml")
     job.diagnostics.items.extend(toolchain.diagnostics)
     folder, log = job.workdir / "coreml", job.logs / "coreml.log"
-    package = build(lowered.program, toolchain, folder, request=told.request, seconds=options.timeout, log=log)
+    request = {**told.request, **sizes.request(lowered.interface)}
+    package = build(lowered.program, toolchain, folder, request=request, seconds=options.timeout, log=log)
     files = package.files(PACKAGE)
     facts = {
         "takes": told.interface.takes(),
@@ -56,9 +61,13 @@ def package_artifact(graph: Graph, job: EmitJob, minimum: str) -> Artifact:
         "minimum system": lowered.program.target,
         "coremltools": package.version,
         "interface": told.interface.to_json(),
+        FACT: {"sources": sources(lowered.program)},
     }
+    if sizes.text:
+        facts["open dimensions"] = sizes.text
     if told.told:
         facts["metadata"] = told.told
+    files[SCRIPT] = (Path(__file__).parent / SCRIPT).read_bytes()
     return Artifact(files, PACKAGE, facts=facts, not_verified=_NOT_HERE)
 
 

@@ -11,6 +11,7 @@ from edgec.graph import constant, ir, is_constant
 from edgec.targets.coreml.program import FLOATS, NARROW, NUMPY, Argument, Array, Dim, Value
 from edgec.targets.coreml.rules import LoweringRule
 from edgec.targets.reading.node import NodeReader
+from edgec.targets.reading.windows import Window, window
 
 if TYPE_CHECKING:
     from edgec.targets.coreml.builder import Builder
@@ -68,6 +69,25 @@ class NodeLowering(NodeReader):
                 f"the height or width of {self.value(i).name!r} is not fixed", "fix it: --input-shape NAME=1x3x224x224"
             )
         return sizes
+
+    def window(self, kernel: Sequence[int] | None = None) -> Window:
+        """Kernel, strides, dilations and padding of a convolution or pool; height and width may be open."""
+        spatial = self.dims()[2:]
+        if not 1 <= len(spatial) <= 3:
+            self.refuse(f"over {len(spatial)} axes; MIL has it over 1 to 3")
+        opened = any(isinstance(d, str) for d in spatial)
+        same = str(self.attr("auto_pad", "NOTSET")).startswith("SAME")
+        if opened and same and any(s != 1 for s in self.attr("strides") or ()):
+            self.refuse("auto_pad with strides along axes of open size", "explicit pads, or --input-shape")
+        return window(self.node, [d if isinstance(d, int) else 1 for d in spatial], kernel)
+
+    def size_of(self, v: Value, axis: int, dims: Sequence[Dim]) -> Value | Array:
+        """The size of an axis of `v`, which is `dims`, as an int32 [1]: a number, or computed where it is open."""
+        if isinstance(size := dims[axis], int):
+            return np.asarray([size], np.int32)
+        whole = self.emit("shape", x=v, out_dtype="int32", out_shape=(len(dims),))
+        axis = axis % len(dims)
+        return self.emit("gather", x=whole, indices=np.asarray([axis], np.int32), axis=0, out_shape=(1,))
 
     def is_const(self, i: int) -> bool:
         return self.has(i) and is_constant(self.value(i))

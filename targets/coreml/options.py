@@ -12,6 +12,8 @@ class CoreMlOptions:
     """`minimum`: the oldest system that shall run the model; by default the target's own."""
 
     minimum: Literal["ios15", "ios16", "ios17", "ios18", "ios26"] | None = None
+    ranges: str | None = None
+    shapes: str | None = None
     image: str = "auto"
     labels: str | None = None
     labels_as: Literal["classifier", "metadata"] = "classifier"
@@ -25,6 +27,8 @@ class CoreMlOptions:
 
     HELP: ClassVar[Mapping[str, str]] = {
         "minimum": "oldest system that runs it: ios15, ios16, ios17, ios18 or ios26 (macOS 12, 13, 14, 15, 26)",
+        "ranges": 'sizes of open dimensions, least..most or least..most..default: "N=1..8; H=64..1024..224"',
+        "shapes": 'whole shapes instead, the default first: "1x3x224x224; 1x3x320x320", or "a=1x64,b=1x64; a=1x128,b=1x128"',
         "image": "auto (default): images are image inputs where --mean, --std or the like are given; an input's name; none",
         "labels": "a text file with one class a line: the model becomes a classifier, as Vision takes it",
         "labels-as": "classifier (default), or metadata: the user-defined entry `classes`, for detectors and the like",

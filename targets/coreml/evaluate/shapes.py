@@ -11,11 +11,10 @@ from edgec.targets.coreml.program import Value
 @evaluates("reshape")
 def reshape(o: OpReader) -> None:
     """-1 is what remains. 0 is the dimension of x at the same place counted from the end, 1 where x has none there (before
-    iOS17 both have the same rank)."""
+    iOS17 both have the same rank). A computed shape of another rank holds none: if it does, ONNX Runtime refuses the sample."""
     if o.known("shape") is None:
-        if o.mil("shape").known != (o.mil().rank,):
-            o.unknown("a computed shape of another rank: it may hold zeros")
-        o.move(o.emit("Reshape", [o.x(), o.integers("shape")]))
+        same = o.mil("shape").known == (o.mil().rank,)
+        o.move(o.emit("Reshape", [o.x(), o.integers("shape")], allowzero=0 if same else 1))
         return
     shape, dims = o.ints("shape"), o.dims()
     if len(shape) == len(dims):

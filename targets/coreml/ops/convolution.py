@@ -7,17 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgec.targets.coreml.node import NodeLowering
+from edgec.targets.coreml.program import Dim
 from edgec.targets.coreml.rules import lowers
-from edgec.targets.reading.windows import window
 
 
 @lowers("Conv")
 def conv(n: NodeLowering) -> None:
     """MIL conv (iOS15): 1 to 3 spatial axes, weight [C_out, C_in / groups, *K], constant or (iOS15) computed."""
-    spatial = n.spatial()
-    if not 1 <= len(spatial) <= 3:
-        n.refuse(f"a convolution over {len(spatial)} axes; MIL has it over 1 to 3")
-    w = window(n.node, spatial, n.shape(1)[2:])
+    w = n.window(n.shape(1)[2:])
     pad = [p for pair in zip(w.before, w.after, strict=True) for p in pair]
     n.result(
         n.emit(
@@ -33,7 +30,7 @@ def conv_transpose(n: NodeLowering) -> None:
     """What is cut off the full result makes output_padding: less of it behind. Weights are constants in MIL."""
     if not n.is_const(1):
         n.refuse("weights that are computed")
-    spatial, weight = n.spatial(), n.shape(1)
+    spatial, weight = n.dims()[2:], n.shape(1)
     if not 1 <= len(spatial) <= 3:
         n.refuse(f"over {len(spatial)} axes; MIL has it over 1 to 3")
     strides = n.attr("strides") or [1] * len(spatial)
@@ -52,16 +49,16 @@ def conv_transpose(n: NodeLowering) -> None:
 
 
 def _cut_off(
-    n: NodeLowering, spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    n: NodeLowering, spatial: Sequence[Dim], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """What is cut off the full result in front and behind, whatever pads, auto_pad and output_padding said."""
-    sizes = n.out_shape()[2:]
-    full = [(d - 1) * s + (k - 1) * a + 1 for d, s, k, a in zip(spatial, strides, kernel, dilations, strict=True)]
     auto, given = n.attr("auto_pad", "NOTSET"), n.attr("pads")
-    if n.attr("output_shape") or auto in ("SAME_UPPER", "SAME_LOWER"):
-        extra = n.attr("output_padding") or [0] * len(sizes)
-        totals = [f + e - o for f, e, o in zip(full, extra, sizes, strict=True)]
-        before = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals]
-    else:
-        before = list(given[: len(sizes)]) if given else [0] * len(sizes)
+    extra = n.attr("output_padding") or [0] * len(spatial)
+    if not n.attr("output_shape") and auto not in ("SAME_UPPER", "SAME_LOWER"):
+        pads = [int(p) for p in given or [0] * (2 * len(spatial))]
+        return pads[: len(spatial)], [p - e for p, e in zip(pads[len(spatial) :], extra, strict=True)]
+    sizes = n.out_shape()[2:]
+    full = [(d - 1) * s + (k - 1) * a + 1 for d, s, k, a in zip(n.spatial(), strides, kernel, dilations, strict=True)]
+    totals = [f + e - o for f, e, o in zip(full, extra, sizes, strict=True)]
+    before = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals]
     return before, [f - o - b for f, o, b in zip(full, sizes, before, strict=True)]

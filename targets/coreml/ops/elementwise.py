@@ -6,7 +6,7 @@ import numpy as np
 
 from edgec.graph import ir
 from edgec.targets.coreml.node import NodeLowering
-from edgec.targets.coreml.program import FLOATS, Value
+from edgec.targets.coreml.program import FLOATS, NUMPY, Value
 from edgec.targets.coreml.rules import ANY, NUMBERS, lowers
 
 _BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul"}
@@ -102,9 +102,17 @@ def negation(n: NodeLowering) -> None:
 @lowers("Where", dtypes=("bool",))
 def where(n: NodeLowering) -> None:
     """MIL's select has the shape of its two values: one of them is made as large as the condition."""
-    a, b = n.x(1), n.x(2)
-    if np.broadcast_shapes(n.shape(1), n.shape(2)) != n.out_shape():
-        a = n.broadcast(a, n.out_shape())
+    a, b, out = n.x(1), n.x(2), n.out_dims()
+    if out in (n.dims(1), n.dims(2)):
+        pass
+    elif all(isinstance(d, int) for d in (*n.dims(1), *n.dims(2), *out)):
+        if np.broadcast_shapes(n.shape(1), n.shape(2)) != out:
+            a = n.broadcast(a, n.out_shape())
+    elif a.dtype == "bool":
+        n.refuse("bools of open sizes that are broadcast", "fix the inputs: --input-shape")
+    else:  # plus nothing, of the condition's size
+        none = n.emit("mul", x=n.cast(n.x(0), a.dtype), y=np.zeros((), NUMPY[a.dtype]), out_shape=n.dims(0))
+        a = n.emit("add", x=a, y=none, out_shape=None)
     n.result(n.emit("select", cond=n.x(0), a=a, b=b, out_dtype=a.dtype, out_shape=n.out_dims()))
 
 

@@ -15,7 +15,9 @@ def layer_norm(n: NodeLowering) -> None:
     where they are asked for."""
     x, rank = n.x(0), len(n.dims())
     first = int(n.attr("axis", -1)) % rank
-    sizes = n.shape()[first:]
+    sizes = [d for d in n.dims()[first:] if isinstance(d, int)]
+    if len(sizes) != rank - first:
+        n.refuse("over axes of open size", "fix them: --input-shape NAME=1x3x224x224")
     gamma, beta = (np.broadcast_to(n.const(i), sizes) if n.has(i) else None for i in (1, 2))
     n.result(
         n.emit(

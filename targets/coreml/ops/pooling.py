@@ -9,16 +9,15 @@ import numpy as np
 from edgec.targets.coreml.node import NodeLowering
 from edgec.targets.coreml.program import NUMPY, Array, Value
 from edgec.targets.coreml.rules import lowers
-from edgec.targets.reading.windows import Window, ceil_padding, window
+from edgec.targets.reading.windows import Window, ceil_padding
 
 
 def _window(n: NodeLowering) -> tuple[Window, tuple[int, ...]]:
     """The window, and what ceil_mode adds behind each axis."""
-    spatial = n.spatial()
-    if not 1 <= len(spatial) <= 3:
-        n.refuse(f"over {len(spatial)} axes; MIL has it over 1 to 3")
-    w = window(n.node, spatial)
-    return w, ceil_padding(w, spatial, n.out_shape()[2:])
+    w = n.window()
+    if not int(n.attr("ceil_mode", 0)):
+        return w, (0,) * len(w.kernel)
+    return w, ceil_padding(w, n.spatial(), n.out_shape()[2:])
 
 
 def _pairs(before: Sequence[int], after: Sequence[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:

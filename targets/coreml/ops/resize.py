@@ -21,6 +21,9 @@ _CLOSE = 1e-6
 def resize(n: NodeLowering) -> None:
     axes = resized_axes(n.node)
     x, nearest = n.x(), n.attr("mode") == "nearest"
+    if isinstance(axes, Reject) and not all(isinstance(d, int) for d in n.dims()):
+        n.result(_by_factors(n))
+        return
     if isinstance(axes, Reject):
         n.refuse(axes.reason, "fix the inputs: --input-shape NAME=1x3x224x224")
     if not axes:
@@ -54,6 +57,32 @@ def resize(n: NodeLowering) -> None:
         for a in sorted(axes, key=lambda a: a.out / a.size):
             x = _product(n, x, a.index, weights(n.node, a))
     n.result(_extrapolated(n, x, axes))
+
+
+def _by_factors(n: NodeLowering) -> Value:
+    """Images of open size, height and width times whole numbers, where that is a repetition or MIL's interpolation."""
+    hint = "fix the inputs: --input-shape NAME=1x3x224x224"
+    if not n.is_const(2) or n.const(2).size != 4 or len(n.dims()) != 4 or n.attr("axes"):
+        n.refuse("an image of open size is resized by constant scales of height and width only", hint)
+    scales = n.const(2).astype(np.float64)
+    if (scales[:2] != 1).any() or (scales < 1).any() or (scales != np.floor(scales)).any():
+        n.refuse("an image of open size is resized by whole factors only", hint)
+    height, width = (int(s) for s in scales[2:])
+    mode, where, rounding = n.attr("mode"), n.attr("coordinate_transformation_mode"), n.attr("nearest_mode")
+    centres = where in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel")
+    repeats = (centres and str(rounding).startswith("round_prefer")) or (where == "asymmetric" and rounding == "floor")
+    if mode == "nearest" and repeats:
+        return n.emit(
+            "upsample_nearest_neighbor", x=n.x(), scale_factor_height=height, scale_factor_width=width,
+            out_shape=n.out_dims(),
+        )  # fmt: skip
+    if mode != "linear" or not centres:
+        n.refuse(f"mode {mode}, {where}, of an image of open size", hint)
+    n.since("iOS16", "half_pixel")
+    return n.emit(
+        "upsample_bilinear", x=n.x(), scale_factor_height=height, scale_factor_width=width, align_corners=False,
+        half_pixel_centers=True, out_shape=n.out_dims(),
+    )  # fmt: skip
 
 
 def _repeats(n: NodeLowering, axes: list[Axis]) -> tuple[int, int] | None:
