@@ -339,7 +339,7 @@ class _Planner:
 
     def _join(self) -> None:
         """Let ops that follow read the pair that stands before another reader: the value is then written once. Not in the
-        tail: what no kernel in integers comes after keeps its precision.
+        tail: what no kernel in integers comes after keeps its precision. What they put out shares the scale where rules say so.
         """
         goes_on: set[ir.Node] = set()
         quantized = set(self.made.quantized)
@@ -351,10 +351,17 @@ class _Planner:
             rule = self.scheme.rule(kernel.main, self.setting)
             if rule is None or not rule.follow or kernel.main not in goes_on or self._rule(kernel) is None:
                 continue
+            joined, others = [], []
             for use in self._inputs(kernel, rule):
                 site = self.made.activations.get(_read(use).name or "")
                 if site is not None and site.uses is not None:
                     site.uses.add(use)
+                    joined.append(use)
+                else:
+                    others.append(use)
+            out = kernel.nodes[-1].outputs[0].name or ""
+            if rule.share and out in self.made.activations:
+                self._share(out, joined, _extremes(kernel.main, others))
 
     def _skip(self, uses: list[Use]) -> list[Use]:
         """The skip input of a residual addition: the one that the convolution which runs last before it does not put out.

@@ -232,6 +232,12 @@ def test_tensorrt_ops_that_move_data_read_the_pair_of_another_reader() -> None:
     body = "r = Relu(x) c = Conv(r, w) m = MaxPool<kernel_shape=[1,1]>(r) u = Concat<axis=1>(c, m, r) d = Conv(u, z)"
     p = tensorrt(f"{body} t = Transpose<perm=[0,1,3,2]>(r) y = Add(d, t)")
     assert uses(p) == {"r": {"Conv", "MaxPool", "Concat", "Transpose"}, "u": {"Conv"}, "t": {"Add"}}
+    assert ["c", "r", "u"] not in p.groups
+    assert ["r", "u"] in p.groups, "the inputs of a Concat that are stored share its scale"
+    assert ["t"] in p.groups
+    p = tensorrt("s = Sigmoid(x) c = Conv(s, w) d = Conv(c, v) e = Relu(d) u = Concat<axis=1>(s, s, e) y = Conv(u, z)")
+    assert {"s", "u"} == {n for g in p.groups for n in g if "u" in g}
+    assert p.activations["u"].range is None, "0..1 is not all that the Concat reads"
     p = tensorrt("r = Relu(x) y = Conv(r, w) z2 = Transpose<perm=[0,1,3,2]>(r)")
     assert uses(p) == {"r": {"Conv"}}
 
