@@ -59,6 +59,7 @@ _OPTIMIZE: dict[str, str] = {
 }
 
 _PRUNE: dict[str, str] = {
+    "prune": "Prune",
     "sparsify-weights": "SparsifyWeights",
     "cluster-weights": "ClusterWeights",
 }

@@ -25,18 +25,16 @@ def analyse(graph: Graph) -> Dimensions:
     dims = Dimensions()
     for values, reason in ((graph.inputs, "an input of the model"), (graph.outputs, "an output of the model")):
         for v in values:
-            _pin(dims, v, None, f"{v.name} is {reason}")
+            _pin(dims, v, f"{v.name} is {reason}")
     late = []
     for node in graph.model.graph:
         t = Ties(node, dims, graph.opset)
         if list(bodies(node)):
             t.pin_all("control flow")
             for body in bodies(node):
-                for inner in body.all_nodes():
-                    for v in inner.inputs:
-                        _pin(dims, v, None, f"{t.label}: read inside its body")
-                for v in body.outputs:
-                    _pin(dims, v, None, f"{t.label}: read inside its body")
+                read = [v for inner in body.all_nodes() for v in inner.inputs]
+                for used in (*read, *body.outputs):
+                    _pin(dims, used, f"{t.label}: read inside its body")
             continue
         rule = TIES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if rule is None:
@@ -58,7 +56,7 @@ def _used(node: ir.Node) -> list[ir.Value]:
     return [v for v in node.outputs if v.name]
 
 
-def _pin(dims: Dimensions, v: ir.Value | None, reader: ir.Node | None, reason: str) -> None:
+def _pin(dims: Dimensions, v: ir.Value | None, reason: str) -> None:
     if v is not None and v.shape is not None:
         for i in range(v.shape.rank()):
-            dims.pin(dims.of(v, i, reader), reason)
+            dims.pin(dims.of(v, i), reason)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from networkx.utils import UnionFind
 
-from edgec.graph import ir, is_constant
+from edgec.graph import constant, ir, is_constant
 
 Indices = npt.NDArray[np.int64]
 Role = Literal["writes", "reads", "scales"]
@@ -28,8 +28,9 @@ UNKNOWN = -1
 class Dimension(NamedTuple):
     """One axis of a value.
 
-    Constants with one axis of more than one element are counted once a reader: two BatchNormalizations that happen to
-    share their vector of ones can be cut apart. Larger weights of several readers are one value, cut the same everywhere.
+    Constants with one axis of more than one element, and those whose elements are all equal, are counted once a reader: two
+    BatchNormalizations that happen to share their vector of ones can be cut apart. Larger weights of several readers are
+    one value, cut the same everywhere.
     A negative axis stands for a factor that a Reshape or a blocked op splits a real axis into.
     """
 
@@ -52,6 +53,7 @@ class Dimensions:
     _classes: Any = field(default_factory=UnionFind)
     _fixed: set[int] = field(default_factory=set)
     _heads: set[int] = field(default_factory=set)
+    _private: dict[ir.Value, bool] = field(default_factory=dict)
     _factors: int = 0
 
     def of(self, value: ir.Value | None, axis: int, reader: ir.Node | None = None) -> int | None:
@@ -65,12 +67,18 @@ class Dimensions:
             return UNKNOWN
         if size == 1:
             return None
-        return self._number(Dimension(value, axis, reader if is_vector(value) else None), size)
+        return self._number(Dimension(value, axis, reader if self._is_private(value) else None), size)
 
     def factor(self, owner: ir.Value, size: int) -> int:
         """A new dimension that no value has: what the elements of an axis are grouped by."""
         self._factors += 1
         return self._number(Dimension(owner, -self._factors), size)
+
+    def _is_private(self, value: ir.Value) -> bool:
+        found = self._private.get(value)
+        if found is None:
+            found = self._private[value] = is_private(value)
+        return found
 
     def _number(self, key: Dimension, size: int) -> int:
         found = self.index.get(key)
@@ -139,8 +147,20 @@ class Dimensions:
         return d is not None and d != UNKNOWN and self.root(d) in self._heads
 
 
-def is_vector(value: ir.Value) -> bool:
-    """A constant whose elements lie along one axis."""
-    if not is_constant(value) or value.shape is None:
+def is_private(value: ir.Value) -> bool:
+    """Whether each reader may have its own: a constant whose elements lie along one axis or are all equal, or what a
+    ConstantOfShape fills. Reads weights of several readers only."""
+    if value.is_graph_output() or value.shape is None:
         return False
-    return sum(1 for d in value.shape if d != 1) == 1
+    if not is_constant(value):
+        return is_filled(value)
+    if sum(1 for d in value.shape if d != 1) == 1:
+        return True
+    data = constant(value) if len({node for node, _ in value.uses()}) > 1 else None
+    return data is not None and data.size > 0 and bool((data == data.flat[0]).all())
+
+
+def is_filled(value: ir.Value) -> bool:
+    """Equal numbers in a shape known at compile time."""
+    node = value.producer()
+    return node is not None and node.op_type == "ConstantOfShape" and constant(node.inputs[0]) is not None

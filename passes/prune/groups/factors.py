@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Factors:
         """Runs of factors that no axis of either side crosses: what happens in one does not touch the others."""
         cuts = {s.start for s in self.before} & {s.start for s in self.after} | {len(self.sizes)}
         edges = sorted(cuts)
-        return list(zip(edges, edges[1:], strict=False))
+        return list(pairwise(edges))
 
 
 def common_factors(before: dict[int, int], after: dict[int, int]) -> Factors | None:
@@ -42,9 +43,9 @@ def common_factors(before: dict[int, int], after: dict[int, int]) -> Factors | N
     if math.prod(before.values()) != math.prod(after.values()):
         return None
     inner = sorted({*_suffixes(before), *_suffixes(after)}, reverse=True)
-    if any(a % b for a, b in zip(inner, inner[1:], strict=False)):
+    if any(a % b for a, b in pairwise(inner)):
         return None
-    sizes = tuple(a // b for a, b in zip(inner, inner[1:], strict=False))
+    sizes = tuple(a // b for a, b in pairwise(inner))
     at = {product: i for i, product in enumerate(inner)}
     return Factors(sizes, _spans(before, at), _spans(after, at))
 

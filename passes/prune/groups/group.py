@@ -44,7 +44,7 @@ class Atom:
         out = {}
         for c in self.group.classes:
             at = np.flatnonzero(analysis.labels[c] == self.number)
-            out.update({d: at for d in self.group.dims_of(c)})
+            out.update(dict.fromkeys(self.group.dims_of(c), at))
         return out
 
 
@@ -98,17 +98,17 @@ class Group:
 
     def count(self, c: int) -> npt.NDArray[np.int64]:
         """Elements of each atom along a class of dimensions."""
-        order = np.argsort(self.numbers)
-        labels = self.analysis.labels[c]
-        at = np.searchsorted(self.numbers[order], labels)
-        at = np.minimum(at, len(order) - 1)
-        hit = self.numbers[order][at] == labels
-        return np.bincount(order[at[hit]], minlength=len(order)).astype(np.int64)
+        place, hit = self._places(c)
+        return np.bincount(place[hit], minlength=len(self.numbers)).astype(np.int64)
 
     def sums(self, c: int, per_element: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What the elements of each atom along a class add up to."""
-        order = np.argsort(self.numbers)
+        place, hit = self._places(c)
+        return np.bincount(place[hit], per_element[hit], len(self.numbers)).astype(np.float64)
+
+    def _places(self, c: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
+        """Which of the group's atoms each element belongs to, and whether it belongs to any."""
         labels = self.analysis.labels[c]
-        at = np.minimum(np.searchsorted(self.numbers[order], labels), len(order) - 1)
-        hit = self.numbers[order][at] == labels
-        return np.bincount(order[at[hit]], weights=per_element[hit], minlength=len(order))
+        order = np.argsort(self.numbers)
+        found = np.minimum(np.searchsorted(self.numbers[order], labels), len(order) - 1)
+        return order[found], self.numbers[order][found] == labels

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from edgec.diagnostics import error
-from edgec.graph import Graph, ir, is_constant
-from edgec.passes.prune.groups.dimensions import Dimension, Indices
+from edgec.graph import Graph, constant, ir, is_constant
+from edgec.passes.prune.groups.dimensions import Dimension, Indices, is_filled
 from edgec.passes.prune.groups.group import Analysis, Atom
 from edgec.passes.prune.groups.registry import RESIZES, Cut, new_constant
 
@@ -42,7 +42,7 @@ def remove(graph: Graph, atoms: Iterable[Atom]) -> None:
     _resize_nodes(graph, stays)
     _slice_constants(graph, stays)
     for d, kept in stays.items():
-        if not is_constant(d.value) and d.value.shape is not None:
+        if not is_constant(d.value) and d.reader is None and d.value.shape is not None:
             sizes = list(d.value.shape)
             sizes[d.axis] = len(kept)
             d.value.shape = ir.Shape(sizes)
@@ -79,7 +79,7 @@ def _resize_nodes(graph: Graph, stays: dict[Dimension, Indices]) -> None:
 def _slice_constants(graph: Graph, stays: dict[Dimension, Indices]) -> None:
     cuts: dict[tuple[ir.Value, ir.Node | None], list[tuple[int, Indices]]] = defaultdict(list)
     for d, kept in stays.items():
-        if is_constant(d.value):
+        if is_constant(d.value) or d.reader is not None:
             cuts[d.value, d.reader].append((d.axis, kept))
     made: dict[tuple[ir.Value, tuple[tuple[int, bytes], ...]], ir.Value] = {}
     for (value, reader), axes in cuts.items():
@@ -89,13 +89,32 @@ def _slice_constants(graph: Graph, stays: dict[Dimension, Indices]) -> None:
         key = value, tuple((axis, kept.tobytes()) for axis, kept in sorted(axes, key=lambda a: a[0]))
         new = made.get(key)
         if new is None:
-            assert value.const_value is not None  # it is a constant
-            data = value.const_value.numpy()
-            for axis, kept in axes:
-                data = np.take(data, kept, axis)
-            name = (value.name or "w").removesuffix(".pruned")
-            new = made[key] = new_constant(graph, f"{name}.pruned", data)
+            new = made[key] = _filled(graph, value, axes) if is_filled(value) else _sliced(graph, value, axes)
         for node in dict.fromkeys(readers):
             for i, v in enumerate(node.inputs):
                 if v is value:
                     node.replace_input_with(i, new)
+
+
+def _sliced(graph: Graph, value: ir.Value, axes: list[tuple[int, Indices]]) -> ir.Value:
+    assert value.const_value is not None  # it is a constant
+    data = value.const_value.numpy()
+    for axis, kept in axes:
+        data = np.take(data, kept, axis)
+    return new_constant(graph, f"{(value.name or 'w').removesuffix('.pruned')}.pruned", data)
+
+
+def _filled(graph: Graph, value: ir.Value, axes: list[tuple[int, Indices]]) -> ir.Value:
+    """A ConstantOfShape of the new shape."""
+    node = value.producer()
+    assert node is not None  # the caller looked
+    shape = constant(node.inputs[0]).copy()  # type: ignore[union-attr]  # is_filled saw it
+    for axis, kept in axes:
+        shape[axis] = len(kept)
+    name = graph.fresh(f"{(value.name or 'w').removesuffix('.pruned')}.pruned")
+    new = ir.node(
+        "ConstantOfShape", [new_constant(graph, f"{name}.shape", shape)], attributes=node.attributes, name=name
+    )
+    new.outputs[0].name, new.outputs[0].type, new.outputs[0].shape = name, value.type, ir.Shape(shape.tolist())
+    graph.model.graph.insert_after(node, new)
+    return new.outputs[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgec.graph import constant, ir
-from edgec.passes.prune.groups.registry import Cut, Ties, resizes, ties
+from edgec.passes.prune.groups.registry import Ties, ties
 
 
 @ties("Shape", "Size")
@@ -45,13 +45,3 @@ def _read(sizes: ir.Value, count: int) -> list[int]:
 def constant_of_shape(t: Ties) -> None:
     if t.constant(0) is None:
         t.pin_all("a shape computed at run time")
-
-
-@resizes("ConstantOfShape")
-def resize_constant_of_shape(cut: Cut) -> None:
-    out, shape = cut.node.outputs[0], cut.constant(0)
-    if shape is None:
-        return
-    new = [cut.size(out, i) for i in range(len(shape))]
-    if new != shape.tolist():
-        cut.set_input(0, np.asarray(new, np.int64))
