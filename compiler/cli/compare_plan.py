@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,7 @@ def _report(folder: Path) -> Path:
 def _devices(actual: ActualPlacement) -> list[tuple[str, str, str]]:
     """By device: operations, and the share of the work where the plan tells it."""
     count: Counter[str] = Counter()
-    work: Counter[str] = Counter()
+    work: dict[str, float] = defaultdict(float)
     for layer in actual.nodes:
         device = layer.device or layer.where
         count[device] += 1

@@ -216,6 +216,7 @@ def _same_bytes_each_time(model: Any, package: Path) -> None:
     for key in list(spec.description.metadata.userDefined):  # the day of the conversion, and who converted
         if key.startswith("com.github.apple.coremltools."):
             del spec.description.metadata.userDefined[key]
+    spec.mlProgram.attributes.pop("buildInfo", None)  # so too
     found = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
     found.write_bytes(spec.SerializeToString(deterministic=True))
     found.chmod(0o644)

@@ -133,7 +133,8 @@ def _channels_first(graph: Graph, v: ir.Value) -> None:
     uses = list(v.uses())
     node = ir.Node("", "Transpose", [v], [ir.AttrInt64s("perm", [0, 2, 3, 1])], name=graph.fresh(f"{v.name}_last"))
     out = node.outputs[0]
-    out.name, out.dtype, out.shape = graph.fresh(f"{v.name}_channels_last"), v.dtype, ir.Shape((n, h, w, c))
+    out.name, out.shape = graph.fresh(f"{v.name}_channels_last"), ir.Shape((n, h, w, c))
+    out.dtype = v.dtype or ir.DataType.FLOAT  # an image is float32
     for use in uses:
         use.node.replace_input_with(use.idx, out)
     v.shape = ir.Shape((n, c, h, w))
