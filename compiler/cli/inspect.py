@@ -14,6 +14,7 @@ from edgec.cli.console import Console
 if TYPE_CHECKING:
     from edgec.artifact_format import ArtifactFormat
     from edgec.graph import Graph
+    from edgec.plugins import Registry
 
 app = single()
 
@@ -27,6 +28,9 @@ def inspect(
         ),
     ],
     text: Annotated[bool, typer.Option("--text", help="The whole graph as text, one operator a line.")] = False,
+    prunable: Annotated[
+        bool, typer.Option("--prunable", help="Groups of channels that `prune` can cut, and why it cannot cut others.")
+    ] = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -40,6 +44,8 @@ def inspect(
     reader = registry.format_of(model)
     if reader is not None:
         return _artifact(console, reader, model, text)
+    if prunable:
+        return _prunable(console, model, registry)
     return _onnx(console, model, text)
 
 
@@ -91,6 +97,42 @@ def _onnx(console: Console, model: Path, text: bool) -> int:
     )  # fmt: skip
     console.diagnostics(found)
     return 0
+
+
+def _prunable(console: Console, model: Path, registry: Registry) -> int:
+    """The groups after the float pipeline, as the pass finds them there."""
+    from edgec.diagnostics import Diagnostics
+    from edgec.graph import Graph
+    from edgec.pipeline import PassManager
+    from edgec.recipe import build_passes
+    from edgec.specs.schema import builtin_pipeline
+
+    found = Diagnostics()
+    graph = Graph.load(model, diagnostics=found)
+    known: Any = registry.passes()
+    PassManager(build_passes(builtin_pipeline("float").steps, known)).run(graph)
+    rows = known["prune"].prunable(graph)
+    free = [r for r in rows if r["fixed"] is None]
+    channels = sum(r["channels"] for r in free)
+    console.line(f"{model}: {len(free)} of {len(rows)} groups can be pruned, {channels:,} channels", "title")
+    for r in free:
+        each = f", {r['channels'] // r['atoms']} at a time" if r["channels"] != r["atoms"] else ""
+        saves = f"each saves {r['params_per_atom']:,} parameters, {r['macs_per_atom']:,} multiply-accumulates"
+        console.line(f"  {r['name']}: {r['channels']:,} channels{each}; {saves}")
+        console.line(f"    written by {_names(r['writers'])}; read by {_names(r['readers'])}", "dim")
+    if len(free) < len(rows):
+        console.line("fixed", "heading")
+    for r in rows:
+        if r["fixed"] is not None:
+            console.line(f"  {r['name']}: {r['channels']:,} channels: {r['fixed']}")
+    console.data({"groups": rows, "diagnostics": list(found)})
+    console.diagnostics(found)
+    return 0
+
+
+def _names(nodes: list[str], shown: int = 4) -> str:
+    more = f" and {len(nodes) - shown} more" if len(nodes) > shown else ""
+    return (", ".join(nodes[:shown]) or "nothing") + more
 
 
 def _largest(graph: Graph, count: int = 5) -> list[dict[str, Any]]:

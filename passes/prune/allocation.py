@@ -60,8 +60,8 @@ def globally(rooms: Sequence[Room], scores: Sequence[npt.NDArray[np.float64]]) -
 def reach(counts: Callable[[float], Counts], saved: Callable[[Counts], float], goal: float) -> Counts | None:
     """The least cut that saves the part `goal`; None if the largest does not. Rounding makes steps: it may save more.
 
-    Where many groups make their step at the same strength (all of 16 channels, say), they make it one by one, the smallest
-    steps first, until the goal is reached.
+    Where many groups make their step at the same strength (all of 16 channels, say), they make it one by one, those that
+    save least first, until the goal is reached.
     """
     if saved(counts(1.0)) < goal:
         return None
@@ -73,7 +73,9 @@ def reach(counts: Callable[[float], Counts], saved: Callable[[Counts], float], g
         else:
             low = middle
     cut, full = counts(low), counts(high)
-    for i in np.argsort(full - cut, kind="stable"):
+    steps = np.flatnonzero(full != cut)
+    gains = [saved(np.where(np.arange(len(cut)) == i, full, cut)) for i in steps]
+    for i in steps[np.argsort(gains, kind="stable")]:
         if saved(cut) >= goal:
             break
         cut[i] = full[i]
