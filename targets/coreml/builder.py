@@ -16,6 +16,7 @@ from edgec.targets.coreml.program import (
     Array,
     Dim,
     Operation,
+    Packed,
     Program,
     Value,
     mil_type,
@@ -25,6 +26,26 @@ from edgec.targets.reading.node import Refused
 
 _INT32 = np.iinfo(np.int32)
 _IN_FP32 = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.BFLOAT16})
+
+
+_ALIKE = ("x", "y", "a", "b", "weight", "bias", "gamma", "beta", "mean", "variance", "data", "updates")
+"""Arguments that have one type, where an operation has several of them."""
+
+
+def _agree(op: str, inputs: Mapping[str, Argument]) -> None:
+    """A model whose types contradict each other is not handed to coremltools."""
+    if op.startswith("constexpr"):
+        return
+    types: dict[str, str] = {}
+    for k in _ALIKE:
+        a = inputs.get(k)
+        if isinstance(a, (Value, Packed)):
+            types[k] = a.dtype
+        elif isinstance(a, (np.ndarray, np.generic)):
+            types[k] = mil_type(a.dtype)
+    if len(set(types.values())) > 1:
+        told = ", ".join(f"{k} is {t}" for k, t in types.items())
+        raise Refused(f"operands of different types: {told}", "the model is not valid: export it again")
 
 
 def _quantized(v: ir.Value) -> bool:
@@ -147,6 +168,7 @@ class Builder:
     ) -> list[Value]:
         """Add an operation; outputs are (shape or None, dtype or None: that of `x`, else of the first value it reads)."""
         given = {k: a for k, a in inputs.items() if a is not None}
+        _agree(op, given)
         operation = Operation(op, given, [], source)
         x = given.get("x")
         first = x if isinstance(x, Value) else next(operation.reads(), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from edgec.plugins import Registry
 from edgec.recipe import build_passes
 from edgec.specs.schema import builtin_pipeline
 from edgec.targets.coreml.lower import LoweredProgram, lower
+from edgec.targets.coreml.program import Program
 from edgec.targets.coreml.program_file import PROGRAM, WEIGHTS, read_program, write_program
 from edgec.targets.coreml.runner import DecodedRunner
 from edgec.toolchain import Toolchain
@@ -65,29 +66,33 @@ def _program(graph: Graph) -> tuple[LoweredProgram, tuple[str, ...]]:
 
 def run_all(tasks: Sequence[Any], toolchain: Toolchain, folder: Path) -> list[Any]:
     """Every program as a package on disk, decoded, evaluated and compared."""
-    results = []
-    for start in range(0, len(tasks), _AT_ONCE):
-        results += _run(tasks[start : start + _AT_ONCE], toolchain, folder / f"from_{start}")
-    return results
+    found = through_packages([t.model.program for t in tasks], toolchain, folder)
+    return [_judged(t, f) for t, f in zip(tasks, found, strict=True)]
 
 
-def _run(tasks: Sequence[Any], toolchain: Toolchain, folder: Path) -> list[Any]:
-    programs = []
-    for i, t in enumerate(tasks):
+def through_packages(programs: Sequence[Program], toolchain: Toolchain, folder: Path) -> Iterator[Program | str]:
+    """What coremltools made of each program, read back; or what it said."""
+    for start in range(0, len(programs), _AT_ONCE):
+        yield from _batch(programs[start : start + _AT_ONCE], toolchain, folder / f"from_{start}")
+
+
+def _batch(programs: Sequence[Program], toolchain: Toolchain, folder: Path) -> Iterator[Program | str]:
+    names = []
+    for i, p in enumerate(programs):
         place = folder / str(i)
         place.mkdir(parents=True)
-        write_program(t.model.program, place)
-        programs.append([f"{i}/{PROGRAM}", f"{i}/{WEIGHTS}"])
+        write_program(p, place)
+        names.append([f"{i}/{PROGRAM}", f"{i}/{WEIGHTS}"])
     scripts = {name: _WORKERS / f"{name}_worker.py" for name in ("builder", "decoder")}
-    request = {**{name: path.name for name, path in scripts.items()}, "programs": programs}
+    request = {**{name: path.name for name, path in scripts.items()}, "programs": names}
     files = {path.name: path for path in scripts.values()}
     answer = toolchain.run(_HERE / "coreml_batch_worker.py", request, workdir=folder, files=files, timeout=1200)
-    return [_judged(t, found, folder) for t, found in zip(tasks, answer.values["results"], strict=True)]
+    for found in answer.values["results"]:
+        yield found["error"] if "error" in found else read_program(folder / found["program"], folder / found["weights"])
 
 
-def _judged(t: Any, found: dict[str, str], folder: Path) -> Any:
-    if "error" in found:
-        return Result(t.name, "crashed", "", found["error"], t.ops)
-    program = read_program(folder / found["program"], folder / found["weights"])
-    (got,) = DecodedRunner(program, t.model.interface, half=False).run([t.feeds])
+def _judged(t: Any, found: Program | str) -> Any:
+    if isinstance(found, str):
+        return Result(t.name, "crashed", "", found, t.ops)
+    (got,) = DecodedRunner(found, t.model.interface, half=False).run([t.feeds])
     return lowered_cases.judge(t, got)
