@@ -15,12 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from edgec.compare import compare
 from edgec.diagnostics import Diagnostics
 from edgec.passes.quantize.correct_bias import correct_biases
-from edgec.runtime import Session
+from edgec.passes.quantize.judge import Judge
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
@@ -40,23 +37,19 @@ REACH_DB = 3.0
 """What correcting biases may make good between two methods: those further behind are not tried with it."""
 
 CORRECTED = 8
-"""Samples that biases are corrected by in a trial: its time goes into this."""
+"""Samples that biases are corrected by in a trial: its time goes into this. No trial is judged on them."""
 
 
 def best_method(p: Quantize, graph: Graph, ctx: PassContext, folder: Path) -> Quantize:
-    """`p` with the method whose result is closest to `graph` (SQNR of the worst output), reading saved ranges."""
+    """`p` with the method whose result is closest to `graph` (see `Judge`), reading saved ranges."""
     if ctx.calibration is None:
         return dataclasses.replace(p, method="mse")
-    every = max(1, len(ctx.calibration) // SAMPLES)
-    samples = list(islice(ctx.calibration, 0, every * SAMPLES, every))
-    reference = list(Session(graph).run_all(samples))
-    sound = [
-        i
-        for i, outputs in enumerate(reference)
-        if all(np.isfinite(y).all() for y in outputs.values() if y.dtype.kind == "f")
-    ]
-    if sound:  # the others judge nothing: calibration leaves them out too
-        samples, reference = [samples[i] for i in sound], [reference[i] for i in sound]
+    count = SAMPLES + (CORRECTED if p.corrected else 0)
+    every = max(1, len(ctx.calibration) // count)
+    judge = Judge(graph, list(islice(ctx.calibration, 0, every * count, every)))
+    seen = range(len(judge.samples))
+    fit = seen[:: max(2, len(seen) // CORRECTED)] if p.corrected and len(seen) > 1 else ()
+    judged = [i for i in seen if i not in fit]
     ranges = folder / "calibration.json"
     scores: dict[Method, float] = {}
     made: dict[Method, tuple[Graph, QuantRecord]] = {}
@@ -72,15 +65,13 @@ def best_method(p: Quantize, graph: Graph, ctx: PassContext, folder: Path) -> Qu
         if not ranges.exists() and not p.ranges:
             record.statistics.save(ranges)
         made[method] = after, record
-        scores[method] = compare(reference, Session(after, optimise=True).run_all(samples)).worst_sqnr_db
+        scores[method] = judge.closeness(after, judged)
     close = [m for m in TRIED if scores[m] >= max(scores.values()) - REACH_DB]
-    if p.corrected and len(close) > 1:
-        fit = samples[:: max(1, len(samples) // CORRECTED)]
+    if fit and len(close) > 1:
         for method in close:
             after, record = made[method]
-            if correct_biases(after, record, fit):
-                corrected = compare(reference, Session(after, optimise=True).run_all(samples)).worst_sqnr_db
-                scores[method] = max(scores[method], corrected)
+            if correct_biases(after, record, [judge.samples[i] for i in fit]):
+                scores[method] = max(scores[method], judge.closeness(after, judged))
     best = max(close, key=lambda m: scores[m] + (MARGIN_DB if m == TRIED[0] else 0.0))
     told = ", ".join(f"{m} {scores[m]:.1f} dB" for m in TRIED)
     ctx.diagnostics.note("EC0225", f"ranges are chosen by {best}: {told}")
