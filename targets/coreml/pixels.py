@@ -17,6 +17,8 @@ import numpy as np
 from edgec.diagnostics import error
 from edgec.graph import Graph, ir, static_shape
 from edgec.passes.legalize.fold_preprocess import folded, strip
+from edgec.passes.optimize.cancel_transposes import CancelTransposes
+from edgec.pipeline import PassContext
 
 if TYPE_CHECKING:
     from edgec.affine import Affine
@@ -103,6 +105,8 @@ def image_inputs(graph: Graph, preprocess: Preprocess | None) -> tuple[Graph, di
             if axes[name] == 3:
                 _channels_first(stripped, v)
             found[name] = _image(shape, axes[name], preprocess, affines.get(name), how[name])
+    if 3 in axes.values():
+        CancelTransposes().run(stripped, PassContext())
     return stripped, found
 
 
@@ -126,16 +130,24 @@ def _image(shape: Sequence[int], axis: int, preprocess: Preprocess, affine: Affi
 
 
 def _channels_first(graph: Graph, v: ir.Value) -> None:
-    """The input channels first, and a Transpose back for its readers."""
+    """The input channels first, and a Transpose back for its readers: behind its Cast, where that is all that reads it."""
     shape = static_shape(v)
     assert shape is not None  # an image has one
     n, h, w, c = shape
-    uses = list(v.uses())
-    node = ir.Node("", "Transpose", [v], [ir.AttrInt64s("perm", [0, 2, 3, 1])], name=graph.fresh(f"{v.name}_last"))
+    x, first = v, next(iter(graph.model.graph))
+    readers = [use.node for use in v.uses()]
+    if len(readers) == 1 and readers[0].op_type == "Cast" and not readers[0].outputs[0].is_graph_output():
+        x, first = readers[0].outputs[0], readers[0]
+    uses = list(x.uses())
+    node = ir.Node("", "Transpose", [x], [ir.AttrInt64s("perm", [0, 2, 3, 1])], name=graph.fresh(f"{v.name}_last"))
     out = node.outputs[0]
     out.name, out.shape = graph.fresh(f"{v.name}_channels_last"), ir.Shape((n, h, w, c))
-    out.dtype = v.dtype or ir.DataType.FLOAT  # an image is float32
+    out.dtype = x.dtype or ir.DataType.FLOAT  # an image is float32
     for use in uses:
         use.node.replace_input_with(use.idx, out)
     v.shape = ir.Shape((n, c, h, w))
-    graph.model.graph.insert_before(next(iter(graph.model.graph)), node)
+    if x is v:
+        graph.model.graph.insert_before(first, node)
+    else:
+        x.shape = v.shape
+        graph.model.graph.insert_after(first, node)
