@@ -97,9 +97,7 @@ def _at_least(scale: npt.NDArray[np.float32], half: ir.DataType) -> npt.NDArray[
     return np.where(error > SCALE_ERROR, up, scale).astype(np.float32)
 
 
-def _along(
-    x: npt.NDArray[np.float64], shape: tuple[int, ...], axis: int, block: int
-) -> npt.NDArray[np.float64]:
+def _along(x: npt.NDArray[np.float64], shape: tuple[int, ...], axis: int, block: int) -> npt.NDArray[np.float64]:
     """Parameters as they apply to numbers of `shape`: one, one for each place along `axis`, or one for each `block` of them."""
     if x.size == 1:
         return x.reshape(())

@@ -11,6 +11,7 @@ for groups of channels (Core ML from iOS 18 on) takes `per=group`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -46,7 +47,8 @@ _ZEROS = 0.25
 @dataclass(frozen=True)
 class ClusterWeights(Pass):
     """`bits`: 2^bits values for a table. `depthwise`: bits of grouped convolutions, which are small and lose most; 0: as the
-    others. `per`: one table a tensor, or one for each group of `group` output channels (the largest divisor of their
+    others. `finer`: bits of the smallest weights, which cost little and are often the first of a network, where an error goes
+    through all of it: as many as make up `share` of all numbers. `per`: one table a tensor, or one for each group of `group` output channels (the largest divisor of their
     number up to that). `smallest`: weights of fewer numbers stay as they are. `fit`: use calibration data where there is some.
     `samples`, `columns`, `damping`, `memory`: as of `round-weights`. `rounds`: of improving choices and values in turn.
 
@@ -58,6 +60,8 @@ class ClusterWeights(Pass):
 
     bits: int = 4
     depthwise: int = 8
+    finer: int = 6
+    share: float = 0.1
     per: Literal["tensor", "group"] = "tensor"
     group: int = 16
     smallest: int = SMALLEST
@@ -74,8 +78,8 @@ class ClusterWeights(Pass):
     needs_calibration: ClassVar[bool] = False
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
-        if not 1 <= self.bits <= 8 or not 0 <= self.depthwise <= 8:
-            raise error("EC0290", f"tables have 1 to 8 bits, not {self.bits} and {self.depthwise}")
+        if not 1 <= self.bits <= 8 or not 0 <= self.depthwise <= 8 or not 0 <= self.finer <= 8:
+            raise error("EC0290", f"tables have 1 to 8 bits, not {self.bits}, {self.depthwise} and {self.finer}")
         reference = graph.clone()
         layers = weight_layers(graph, reference, self.smallest)
         observed = None
@@ -83,12 +87,13 @@ class ClusterWeights(Pass):
             samples, _ = staged_samples(reference, ctx.calibration, self.samples, self.memory)
             observed = Observed(graph, reference, samples, self.columns, ctx.seed)
         clustered = biases = 0
+        bits = self._bits(layers)
         for layer in layers:
             if not np.isfinite(layer.weight()).all():
                 continue
             h, means = observed.moments(layer) if observed is not None and layer.fits else (None, None)
             fits = h is not None and bool(np.isfinite(h).all())
-            layer.set_weight(self._clustered(layer, h if fits else None))
+            layer.set_weight(self._clustered(layer, bits[layer.name], h if fits else None))
             clustered += 1
             if means is not None and fits:
                 biases += mend_bias(layer, means, graph)
@@ -99,9 +104,20 @@ class ClusterWeights(Pass):
                 clustered += 1
         return PassResult(clustered > 0, {"clustered": clustered, "biases": biases} if clustered else {})
 
-    def _clustered(self, layer: WeightLayer, h: Array | None) -> Array:
+    def _bits(self, layers: Sequence[WeightLayer]) -> dict[str, int]:
+        """Of each layer's table, by name."""
+        sizes = {x.name: int(np.prod(x.stored.shape.numpy(), dtype=np.int64)) for x in layers}
+        bits = {x.name: self.depthwise if x.groups > 1 and self.depthwise else self.bits for x in layers}
+        left = self.share * sum(sizes.values())
+        for layer in sorted(layers, key=lambda x: sizes[x.name]):
+            left -= sizes[layer.name]
+            if left < 0:
+                break
+            bits[layer.name] = max(bits[layer.name], self.finer)
+        return bits
+
+    def _clustered(self, layer: WeightLayer, bits: int, h: Array | None) -> Array:
         w = layer.rows(layer.weight()).astype(np.float64)
-        bits = self.depthwise if layer.groups > 1 and self.depthwise else self.bits
         if h is None or not h.any():
             return layer.unrows(self._plain(w, bits)).astype(np.float32)
         zeros = _pruned(w)

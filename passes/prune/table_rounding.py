@@ -20,8 +20,8 @@ from edgec.passes.quantize.rounding import _inverse_factor
 Array = npt.NDArray[Any]
 
 _BLOCK = 64
-_FIT = 4e10
-"""Multiplications above which tables are not fitted anew: 256 entries would take minutes and have little to gain."""
+_FIT = 4e9
+"""Multiplications for fitting one table: of more rows than that allows every n-th is taken."""
 
 
 class TableRounding:
@@ -97,9 +97,6 @@ class TableRounding:
 
     def _fit(self) -> bool:
         """Each table to the least squares solution for the weights that have its values."""
-        groups, rows, k = self.w.shape
-        if groups * rows * k * k * max(map(len, self.tables)) > _FIT:
-            return False
         before = self.error()
         old_q, old_tables = self.q.copy(), list(self.tables)
         goal = (self.w if self.fixed is None else np.where(self.fixed, 0, self.w)) @ self.h
@@ -112,18 +109,20 @@ class TableRounding:
 
     def _fitted(self, table: Array, rows: Array, goal: Array) -> Array:
         of_group, _ = np.nonzero(rows)
-        q = self.q[rows]  # [n, k]
+        q, goal = self.q[rows], goal[rows]  # [n, k]
         index = nearest(q, table)
         free = np.ones(q.shape, bool) if self.fixed is None else ~self.fixed[rows]
-        m = len(table)
-        hits = [(index == j) & free for j in range(m)]
+        m, k = len(table), q.shape[1]
+        some = slice(None, None, 1 + int(len(q) * k * k * m / _FIT))
+        hits = [((index == j) & free)[some] for j in range(m)]
         one = len(self.h) == 1
         normal = np.zeros((m, m))
+        flat = np.where(free[some], index[some], m).reshape(-1)
         for j in range(m):
             spread = hits[j].astype(np.float64)
-            seen = spread @ self.h[0] if one else np.einsum("nk,nkl->nl", spread, self.h[of_group])
-            normal[j] = [float(seen[hits[i]].sum()) for i in range(m)]
-        right = np.asarray([goal[rows][hit].sum() for hit in hits])
+            seen = spread @ self.h[0] if one else np.einsum("nk,nkl->nl", spread, self.h[of_group[some]])
+            normal[j] = np.bincount(flat, seen.reshape(-1), m + 1)[:m]
+        right = np.bincount(flat, goal[some].reshape(-1), m + 1)[:m]
         used = np.asarray([hit.any() for hit in hits])
         new = table.copy()
         ridge = 1e-9 * np.trace(normal) / m

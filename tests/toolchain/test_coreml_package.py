@@ -120,9 +120,7 @@ def test_arrays_where_no_image_is_wanted(coreml: Toolchain, net: Path, tmp_path:
     done = compiled(net, tmp_path / "out", preprocess=IMAGENET, options={"image": "none"})
     told = read_model(tmp_path / "out" / "model.mlpackage" / MODEL)
     assert [(f.name, f.about) for f in told.inputs] == [("photo", "fp32[1,3,16,16]")]
-    assert [(f.name, f.about) for f in told.outputs] == [
-        ("scores_out", "fp32[1,4]")
-    ]  # what Core ML allows of the name
+    assert [(f.name, f.about) for f in told.outputs] == [("scores_out", "fp32[1,4]")]  # what Core ML allows of the name
     assert not any(d.code == "EC0648" for d in done.diagnostics)
 
 

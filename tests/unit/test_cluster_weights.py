@@ -174,52 +174,52 @@ class TestClusterWeights:
 
     def test_large_weights_have_few_values(self) -> None:
         """2304, 18432 and 2560 numbers, 16 values each; biases stay without data."""
-        graph, before = run(ClusterWeights())
+        graph, before = run(ClusterWeights(share=0))
         for name in ("w1", "w2", "w3"):
             assert len(np.unique(weight(graph, name))) == 16
         assert np.array_equal(weight(graph, "b1"), weight(before, "b1"))
 
     def test_small_weights_stay(self) -> None:
         """Below the threshold nothing changes."""
-        graph, before = run(ClusterWeights(smallest=3000))
+        graph, before = run(ClusterWeights(share=0, smallest=3000))
         assert np.array_equal(weight(graph, "w1"), weight(before, "w1"))
         assert len(np.unique(weight(graph, "w2"))) == 16
 
     def test_grouped_convolutions_have_bits_of_their_own(self) -> None:
         """`depthwise` is for them; 0 takes `bits`."""
-        eight, _ = run(ClusterWeights(), group=4)
-        four, _ = run(ClusterWeights(depthwise=0), group=4)
+        eight, _ = run(ClusterWeights(share=0), group=4)
+        four, _ = run(ClusterWeights(share=0, depthwise=0), group=4)
         assert 16 < len(np.unique(weight(eight, "w2"))) <= 256
         assert len(np.unique(weight(four, "w2"))) == 16
 
     def test_groups_of_channels_have_tables(self) -> None:
         """`per=group`: 16 channels a table."""
-        graph, before = run(ClusterWeights(per="group"))
+        graph, before = run(ClusterWeights(share=0, per="group"))
         w = weight(graph, "w1")
         assert all(len(np.unique(part)) == 16 for part in np.split(w, 2))
-        one, _ = run(ClusterWeights())
+        one, _ = run(ClusterWeights(share=0))
         errors = [((weight(g, "w1") - weight(before, "w1")) ** 2).sum() for g in (graph, one)]
         assert errors[0] < errors[1]
 
     def test_data_makes_it_better(self) -> None:
         """Fitted to layer outputs, 3 bits lose several times less on inputs that were not seen."""
-        plain, before = run(ClusterWeights(bits=3))
-        fitted, _ = run(ClusterWeights(bits=3), calibration())
+        plain, before = run(ClusterWeights(share=0, bits=3))
+        fitted, _ = run(ClusterWeights(share=0, bits=3), calibration())
         for name in ("w1", "w2", "w3"):
             assert len(np.unique(weight(fitted, name))) <= 8
         assert error_of(fitted, before) < 0.5 * error_of(plain, before)
 
     def test_fit_can_be_left_out(self) -> None:
         """`fit=false`: as without data."""
-        plain, _ = run(ClusterWeights())
-        asked, _ = run(ClusterWeights(fit=False), calibration())
+        plain, _ = run(ClusterWeights(share=0))
+        asked, _ = run(ClusterWeights(share=0, fit=False), calibration())
         assert np.array_equal(weight(plain, "w2"), weight(asked, "w2"))
 
     def test_pruned_weights_keep_their_zeros(self) -> None:
         """Clustering after pruning: zeros, and 15 values."""
         graph, _ = run(SparsifyWeights(sparsity=0.6))
         zeros = weight(graph, "w2") == 0
-        ClusterWeights().run(graph, PassContext(calibration=calibration()))
+        ClusterWeights(share=0).run(graph, PassContext(calibration=calibration()))
         assert np.array_equal(weight(graph, "w2") == 0, zeros)
         assert len(np.unique(weight(graph, "w2"))) <= 16
 
@@ -234,13 +234,13 @@ class TestClusterWeights:
         for node in graph.model.graph:
             node.replace_input_with(1, value)
         infer_shapes(graph)
-        assert not ClusterWeights().run(graph, PassContext()).changed
+        assert not ClusterWeights(share=0).run(graph, PassContext()).changed
 
     @pytest.mark.parametrize("bits", [0, 9])
     def test_bits_out_of_range(self, bits: int) -> None:
         """Tables have 1 to 8 bits."""
         with pytest.raises(EdgecError, match="1 to 8 bits"):
-            run(ClusterWeights(bits=bits))
+            run(ClusterWeights(share=0, bits=bits))
 
 
 class TestSparsifyWeights:

@@ -1,0 +1,345 @@
+"""distill(): a student's weights trained until it computes what its teacher does, on inputs without labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgec.diagnostics import Diagnostics, Location, error
+from edgec.folder_lock import FolderLock
+from edgec.graph import Graph
+from edgec.output import writing
+from edgec.runtime import Session
+from edgec.samples import Samples
+from edgec.training.batches import (
+    Arrays,
+    augmented,
+    batch_numbers,
+    batches_per_epoch,
+    chunks,
+    image_axes,
+    joined,
+    read_samples,
+    split,
+)
+from edgec.training.checkpoint import Checkpoint, State, run_key
+from edgec.training.losses import OutputLoss, loss_kind, total_loss
+from edgec.training.ops import Tensor
+from edgec.training.optimizer import Optimizer
+from edgec.training.options import DistillOptions
+from edgec.training.torch_graph import TorchGraph
+from edgec.training.write_back import write_back
+
+_TEACHER_BYTES = 1 << 30
+"""What the teacher's values may take in memory; above that they are computed batch by batch."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What training made. Losses are means over held-out samples, in the units of the loss."""
+
+    graph: Graph
+    loss_before: float
+    loss_after: float
+    best_step: int
+    """The batch after which it was best; 0: training improved nothing, and the student is as it was."""
+    steps: int
+    seconds: float
+    history: Sequence[Sequence[float]]
+    """[step, mean training loss, loss on held-out samples], one row an epoch; the first is before training."""
+    resumed_at: int = 0
+
+
+def distill(
+    student: Graph,
+    teacher: Graph,
+    samples: Samples,
+    options: DistillOptions | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_steps: int = 100,
+    diagnostics: Diagnostics | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Distilled:
+    """Train the weights of `student` towards the outputs of `teacher` on `samples`; both graphs are left unchanged.
+
+    The teacher runs in ONNX Runtime, the student in torch. What is returned is the student with the weights that were best
+    on held-out samples, never worse there than it came. A run is a function of its arguments: with `checkpoints`, a folder,
+    one that was interrupted goes on where it was, every `checkpoint_steps` batches and at the end of every epoch, and ends
+    with the same bytes.
+
+    `labels`: the classes of the samples, for `options.hard`. The folder keeps the state of a finished run: the same call
+    returns at once.
+
+    Raises:
+        EdgecError: EC0321 an op of the student cannot be trained through; EC0322 a feature is not in both; EC0323 options;
+            EC0324 too few samples; EC0327 nothing to train, or the outputs differ; EC0328 the loss is not finite;
+            EC0905 another process trains in that folder.
+    """
+    options = options or DistillOptions()
+    notes = diagnostics if diagnostics is not None else Diagnostics()
+    _check(student, teacher, options, labels)
+    with _deterministic(options):
+        run = _Run(student, teacher, samples, options, labels, notes, progress or (lambda text: None))
+        if checkpoints is None:
+            return run.train(None, checkpoint_steps)
+        keys = (student.fingerprint(), teacher.fingerprint(), options.text(), samples.digest(), str(labels))
+        checkpoint = Checkpoint(checkpoints, run_key(*keys, torch.__version__))
+        folder = checkpoint.path.parent
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FolderLock(folder / ".lock", folder)
+            lock.acquire()
+        try:
+            return run.train(checkpoint, checkpoint_steps)
+        finally:
+            lock.release()
+
+
+def _check(student: Graph, teacher: Graph, options: DistillOptions, labels: Sequence[int] | None) -> None:
+    where = Location(student.source)
+    ours, theirs = ([v.name for v in g.outputs] for g in (student, teacher))
+    if missing := [n for n in ours if n not in theirs]:
+        message = f"the teacher has no output {', '.join(map(repr, missing))}"
+        raise error("EC0327", message, where, f"its outputs: {', '.join(str(n) for n in theirs)}")
+    if options.hard and labels is None:
+        raise error("EC0323", "training option hard needs labels, and there are none")
+
+
+@contextmanager
+def _deterministic(options: DistillOptions) -> Iterator[None]:
+    """torch's randomness, choice of algorithms and threads pinned, and put back afterwards."""
+    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads or threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
+        torch.random.set_rng_state(state)
+        torch.set_num_threads(threads)
+
+
+class _Run:
+    """One training run: everything that does not change while it lasts."""
+
+    def __init__(
+        self, student: Graph, teacher: Graph, samples: Samples, options: DistillOptions,
+        labels: Sequence[int] | None, notes: Diagnostics, tell: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.student, self.options, self.notes, self.tell = student, options, notes, tell
+        self.net = TorchGraph(student, train_scales=options.train_scales, device=options.device)
+        if not self.net.parameters:
+            raise error("EC0327", "the student has no weights to train", Location(student.source))
+        tell("read samples")
+        self.samples = read_samples(samples, options.limit)
+        self.labels = None if labels is None else torch.as_tensor(list(labels), dtype=torch.int64)
+        if self.labels is not None and len(self.labels) < len(self.samples):
+            what = f"{len(self.labels)} labels for {len(self.samples)} samples"
+            raise error("EC0323", f"there are {what}", Location(samples.describe))
+        self.trained, self.held = split(len(self.samples), options.holdout, options.seed)
+        self.per_epoch = batches_per_epoch(len(self.trained), options.batch)
+        self.steps = options.steps or options.epochs * self.per_epoch
+        self.images = image_axes(self.samples[0]) if options.augment else {}
+        if options.augment and not self.images:
+            raise error("EC0323", "training option augment is for images, and no input is one")
+        self.wanted = [*self.net.outputs, *(f for f in options.features if f not in self.net.outputs)]
+        features = [f for f in options.features if f not in self.net.outputs]
+        self.teacher = Session(teacher, optimise=not features, all_values=features or False, fallback=True)
+        self.parts: list[OutputLoss] = []
+        self.known = self._teach()
+        self.together = self._batches_agree()
+        self.zeros = {
+            n: p.detach() != 0 for n, p in self.net.parameters.items() if options.keep_zeros and p.dim() >= 2 and (p == 0).any()
+        }  # fmt: skip
+
+    # --- the teacher ---------------------------------------------------------------------------------------------
+
+    def _teach(self) -> list[Arrays] | None:
+        """The teacher's values for all samples, where they fit; what is compared, with the teacher's power."""
+        self.tell("run the teacher")
+        known: list[Arrays] | None = []
+        power = dict.fromkeys(self.wanted, 0.0)
+        total = 0
+        for sample in self.samples:
+            values = self._taught(sample)
+            for name in self.wanted:
+                power[name] += float(np.mean(np.square(values[name], dtype=np.float64))) / len(self.samples)
+            total += sum(a.nbytes for a in values.values())
+            if known is not None and (self.options.augment or total > _TEACHER_BYTES):
+                known = None
+            if known is not None:
+                known.append(values)
+        for name in self.wanted:
+            share = max(power[name], 1e-12)
+            if name not in self.net.outputs:
+                self.parts.append(OutputLoss(name, "numbers", 1, share, self.options.feature_weight))
+            elif values[name].dtype.kind == "f":
+                kind, axis = loss_kind(self.net.graph, name, self.options.loss)
+                self.parts.append(OutputLoss(name, kind, axis, share))
+        self.wanted = [p.name for p in self.parts]
+        if not self.parts:
+            raise error(
+                "EC0327", "the student has no output in floating point to learn from", Location(self.student.source)
+            )
+        if self.options.hard and all(p.kind == "numbers" for p in self.parts):
+            raise error(
+                "EC0323",
+                "training option hard is for classifiers, and no output has classes",
+                hint="loss=kl makes it one",
+            )
+        self._check_shapes()
+        return known
+
+    def _taught(self, sample: Arrays) -> Arrays:
+        values = self.teacher.run(sample)
+        return {n: values[n] for n in self.wanted}
+
+    def _check_shapes(self) -> None:
+        with torch.no_grad():
+            ours = self.net.run(self.samples[0], self.wanted)
+        theirs = self._taught(self.samples[0])
+        for name in self.wanted:
+            if tuple(ours[name].shape) != theirs[name].shape:
+                code = "EC0327" if name in self.net.outputs else "EC0322"
+                what = f"{name!r} is {list(ours[name].shape)} in the student, {list(theirs[name].shape)} in the teacher"
+                raise error(code, what, Location(self.student.source))
+
+    # --- batches -------------------------------------------------------------------------------------------------
+
+    def _batches_agree(self) -> bool:
+        """Whether the student may be given several samples at once: all but the first axis alike, and the same results."""
+        shapes = {tuple((n, a.shape[1:], a.ndim) for n, a in sorted(s.items())) for s in self.samples}
+        if len(shapes) != 1:
+            return False
+        pair = self.samples[:2]
+        with torch.no_grad():
+            alone = [self.net.run(s, self.wanted) for s in pair]
+            try:
+                both = self.net.run(joined(pair), self.wanted)
+            except RuntimeError as e:  # a Reshape to a fixed batch, say
+                self.notes.note("EC0329", f"batches are run sample by sample: {' '.join(str(e).split())[:200]}")
+                return False
+        for name in self.wanted:
+            apart = torch.cat([a[name] for a in alone]) if alone[0][name].dim() else None
+            if apart is None or apart.shape != both[name].shape or not torch.allclose(apart, both[name], 1e-3, 1e-4):
+                self.notes.note("EC0329", f"batches are run sample by sample: the model mixes samples in {name!r}")
+                return False
+        return True
+
+    def _values(
+        self, numbers: Sequence[int], step: int | None
+    ) -> Iterator[tuple[float, Arrays, dict[str, Tensor], Any]]:
+        """(share of the batch, inputs, teacher's values, labels): one for all samples, or one a sample. `step`: of the
+        augmentation, None for none."""
+        batch = [self.samples[i] for i in numbers]
+        if self.options.augment and step is not None:
+            batch = augmented(batch, self.options, step, self.images)
+            taught = [self._taught(s) for s in batch]
+        elif self.known is not None:
+            taught = [self.known[i] for i in numbers]
+        else:
+            taught = [self._taught(s) for s in batch]
+        labels = None if self.labels is None else self.labels[list(numbers)].to(self.options.device)
+        groups = [list(range(len(batch)))] if self.together else [[i] for i in range(len(batch))]
+        for group in groups:
+            teacher = {n: self._tensor(np.concatenate([taught[i][n] for i in group])) if taught[0][n].ndim else
+                       self._tensor(taught[group[0]][n]) for n in self.wanted}  # fmt: skip
+            some = None if labels is None else labels[group]
+            yield len(group) / len(batch), joined([batch[i] for i in group]), teacher, some
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.options.device)
+
+    def _loss(self, feeds: Arrays, teacher: Mapping[str, Tensor], labels: Any) -> Tensor:
+        student = self.net.run(feeds, self.wanted)
+        return total_loss(self.parts, student, teacher, self.options.temperature, self.options.hard, labels)
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def train(self, checkpoint: Checkpoint | None, every: int) -> Distilled:
+        start = time.perf_counter()
+        optimizer = Optimizer(self.net.parameters, self.options, self.steps)
+        state = checkpoint.load(self.notes) if checkpoint is not None else None
+        resumed = state.step if state is not None else 0
+        if state is None:
+            before = self._held_loss()
+            state = State(best=self._arrays(), history=[[0, before, before]])
+        else:
+            self._restore(state, optimizer)
+            self.tell(f"resume after batch {state.step} of {self.steps}")
+        while state.step < self.steps:
+            state.running.append(self._train_step(state.step, optimizer))
+            state.step += 1
+            if state.step % self.per_epoch == 0 or state.step == self.steps:
+                self._end_epoch(state)
+                self._keep(checkpoint, state, optimizer)
+            elif state.step % every == 0:
+                self._keep(checkpoint, state, optimizer)
+        losses = [row[2] for row in state.history]
+        best = int(np.argmin(losses))
+        graph = self.student.clone()
+        if state.history[best][0]:
+            with torch.no_grad():
+                chosen = {n: torch.from_numpy(a).to(self.options.device) for n, a in state.best.items()}
+            write_back(graph, self.net.arrays(chosen))
+        seconds = time.perf_counter() - start
+        steps = int(state.history[best][0])
+        return Distilled(graph, losses[0], losses[best], steps, state.step, seconds, state.history, resumed)
+
+    def _train_step(self, step: int, optimizer: Optimizer) -> float:
+        numbers = batch_numbers(self.trained, self.options.batch, self.options.seed, step)
+        optimizer.zero()
+        total = 0.0
+        for share, feeds, teacher, labels in self._values(numbers, step):
+            loss = share * self._loss(feeds, teacher, labels)
+            loss.backward()
+            total += float(loss.detach())
+        if not np.isfinite(total):
+            hint = "a smaller lr, or clip; check the samples for values that are not finite"
+            raise error("EC0328", f"the loss is {total} at batch {step + 1}", Location(self.student.source), hint)
+        optimizer.step(step, self.zeros)
+        return total
+
+    def _held_loss(self) -> float:
+        total = 0.0
+        with torch.no_grad():
+            for numbers in chunks(self.held, self.options.batch):
+                for share, feeds, teacher, labels in self._values(numbers, None):
+                    total += share * len(numbers) / len(self.held) * float(self._loss(feeds, teacher, labels))
+        return total
+
+    def _end_epoch(self, state: State) -> None:
+        held = self._held_loss()
+        if held < min(row[2] for row in state.history):
+            state.best = self._arrays()
+        state.history.append([state.step, float(np.mean(state.running)), held])
+        state.running = []
+        self.tell(
+            f"batch {state.step} of {self.steps}: loss {state.history[-1][1]:.4g}, on held-out samples {held:.4g}"
+        )
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {n: p.detach().cpu().numpy().copy() for n, p in self.net.parameters.items()}
+
+    def _keep(self, checkpoint: Checkpoint | None, state: State, optimizer: Optimizer) -> None:
+        if checkpoint is not None:
+            state.parameters, state.optimizer = self._arrays(), optimizer.arrays()
+            checkpoint.save(state)
+
+    def _restore(self, state: State, optimizer: Optimizer) -> None:
+        with torch.no_grad():
+            for name, p in self.net.parameters.items():
+                p.copy_(torch.from_numpy(state.parameters[name]))
+        optimizer.restore(state.optimizer)

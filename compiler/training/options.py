@@ -1,0 +1,66 @@
+"""What `distill` can be told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from edgec.diagnostics import error
+
+Loss = Literal["auto", "kl", "mse"]
+Augmentation = Literal["flip", "crop"]
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """All of them have defaults that suit a network of some hundred calibration samples."""
+
+    epochs: int = 20
+    steps: int = 0
+    """How many batches to train on; 0: `epochs` times all of them."""
+    batch: int = 32
+    lr: float = 1e-3
+    """At the start; it falls to 0 along a cosine."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    temperature: float = 4.0
+    """Of the softmax of logits (Hinton et al., arXiv:1503.02531)."""
+    loss: Loss = "auto"
+    """`kl`: outputs are logits, or probabilities where a Softmax makes them; `mse`: they are numbers; `auto`: see
+    `losses.loss_kind`."""
+    hard: float = 0.0
+    """Share of the cross-entropy with labels, 0..1; needs labels."""
+    features: tuple[str, ...] = ()
+    """Values inside that student and teacher both have, with the same shape: their difference counts too."""
+    feature_weight: float = 1.0
+    clip: float = 1.0
+    """The greatest norm of the gradient of all parameters; 0: no limit."""
+    augment: tuple[Augmentation, ...] = ()
+    """For images: `flip` from left to right; `crop`: shifted by up to an eighth, edges repeated."""
+    holdout: float = 0.1
+    """Share of the samples that are not trained on, and choose the best epoch."""
+    limit: int = 10_000
+    """Samples that are read at most; they are held in memory."""
+    keep_zeros: bool = True
+    """Weights that are exactly 0 in matrices and kernels stay so: what was pruned one by one stays pruned."""
+    train_scales: bool = False
+    """Of a graph with Q/DQ: its scales too (LSQ, arXiv:1902.08153)."""
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 0
+    """Of the CPU; 0: as many as torch chooses. Sums are rounded differently with another number."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "epochs": self.epochs > 0, "steps": self.steps >= 0, "batch": self.batch > 0, "lr": self.lr > 0,
+            "temperature": self.temperature > 0, "hard": 0 <= self.hard <= 1, "clip": self.clip >= 0,
+            "holdout": 0 < self.holdout < 1, "limit": self.limit > 1, "feature_weight": self.feature_weight >= 0,
+            "threads": self.threads >= 0,
+        }  # fmt: skip
+        for name, fine in checks.items():
+            if not fine:
+                raise error("EC0323", f"training option {name} cannot be {getattr(self, name)}")
+
+    def text(self) -> str:
+        """All options, always in the same spelling: part of a checkpoint's key."""
+        return json.dumps(asdict(self), sort_keys=True)
