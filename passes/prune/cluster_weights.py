@@ -145,7 +145,7 @@ class ClusterWeights(Pass):
         size = channels
         if self.per == "group":
             size = max(d for d in range(1, min(self.group, channels) + 1) if channels % d == 0)
-        return (np.arange(channels) // size).reshape(w.shape[:2])
+        return np.asarray(np.arange(channels) // size, np.int64).reshape(w.shape[:2])
 
 
 def _pruned(w: Array) -> npt.NDArray[np.bool_] | None:

@@ -46,7 +46,7 @@ class _Line:
     def spread(self, k: int) -> Array:
         density, edges = np.histogram(self.values, _BINS, weights=self.weights)
         share = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
-        return np.interp((np.arange(k) + 0.5) / k * share[-1], share, edges)
+        return np.asarray(np.interp((np.arange(k) + 0.5) / k * share[-1], share, edges))
 
     def settle(self, centres: Array, iterations: int) -> Array:
         for _ in range(iterations):

@@ -71,7 +71,8 @@ def weight_layers(graph: Graph, reference: Graph, smallest: int) -> list[WeightL
     for node in graph.model.graph:
         if node.op_type not in OPS or node.domain or len(node.inputs) < 2 or not is_large(node.inputs[1], smallest):
             continue
-        if node.op_type in ("Gemm", "MatMul") and len(node.inputs[1].shape or ()) != 2:
+        weight = node.inputs[1]
+        if node.op_type in ("Gemm", "MatMul") and weight is not None and len(weight.shape or ()) != 2:
             continue
         found.append(WeightLayer(node, twins[node.outputs[0].name], node, float_bias=True))
     return found
@@ -80,7 +81,8 @@ def weight_layers(graph: Graph, reference: Graph, smallest: int) -> list[WeightL
 def tables_of_rows(graph: Graph, smallest: int) -> list[ir.Value]:
     """Constants that a Gather alone reads rows of (embeddings)."""
     gathers = [n for n in graph.model.graph if n.op_type == "Gather" and not n.domain]
-    return [v for n in gathers if is_large(v := n.inputs[0], smallest) and len(v.shape or ()) == 2]
+    tables = [v for n in gathers if (v := n.inputs[0]) is not None]
+    return [v for v in tables if is_large(v, smallest) and len(v.shape or ()) == 2]
 
 
 def is_large(v: ir.Value | None, smallest: int) -> bool:

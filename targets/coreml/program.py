@@ -6,6 +6,7 @@ The operations are those of coremltools' MIL (https://apple.github.io/coremltool
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,11 @@ class Value:
         """The shape, which must be known here."""
         assert self.shape is not None, f"the shape of {self.name} is not known"
         return self.shape
+
+    @property
+    def elements(self) -> int:
+        """Of a value whose sizes are all fixed."""
+        return math.prod(int(d) for d in self.known)
 
 
 @dataclass(frozen=True, eq=False)

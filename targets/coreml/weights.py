@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.targets.coreml.program import FLOATS, NUMPY, Array, Operation, Packed, Program, Value
+from edgec.targets.coreml.program import FLOATS, NUMPY, Argument, Array, Operation, Packed, Program, Value
 from edgec.targets.coreml.rules import SYSTEMS
 
 SMALLEST = 2048
@@ -98,7 +98,7 @@ class _Storing:
                 continue
             made.extend(form.operations)
             out = o.outputs[0]
-            elements = int(np.prod(out.known, dtype=np.int64))
+            elements = out.elements
             dense = _blob(elements * np.dtype(NUMPY[out.dtype]).itemsize)
             stored.append(StoredWeight(out.name, form.name, elements, form.bytes, dense))
         self.program.operations[:] = made
@@ -109,7 +109,7 @@ class _Storing:
         if not (o.op == "const" or o.op.startswith("constexpr_")) or o.outputs[0].dtype not in FLOATS:
             return None
         out = o.outputs[0]
-        if int(np.prod(out.known, dtype=np.int64)) < SMALLEST:
+        if out.elements < SMALLEST:
             return None
         if o.op == "const":
             return self._float(o) if out in self.compressible else _Form(out.dtype, _blob(_array(o).nbytes), [o])
@@ -137,6 +137,7 @@ class _Storing:
                     key=lambda t: t.bytes, default=None)  # fmt: skip
         if found is None:
             return None
+        inputs: dict[str, Argument]
         if modern:
             inputs = {"indices": Packed(found.indices, f"uint{found.bits}"), "lut": found.lut[..., None]}
             if found.bits == 8:

@@ -30,8 +30,8 @@ def _indices(n: NodeLowering, i: int, axes: Sequence[int]) -> Argument:
     if len(known) == len(dims):
         wide = np.asarray(known[0] if len(known) == 1 else known, np.int32)
     elif len(axes) == 1:
-        size = n.size_of(n.x(0), axes[0], n.dims(0))
-        wide = n.emit("squeeze", x=size, axes=np.asarray([0], np.int32), out_dtype="int32", out_shape=())
+        length = n.size_of(n.x(0), axes[0], n.dims(0))
+        wide = n.emit("squeeze", x=length, axes=np.asarray([0], np.int32), out_dtype="int32", out_shape=())
     else:
         n.refuse("negative indices into axes of open size", "fix the inputs: --input-shape")
     less = n.emit("less", x=x, y=np.zeros((), np.int32), out_dtype="bool", out_shape=x.shape)

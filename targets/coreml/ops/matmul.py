@@ -36,7 +36,7 @@ def gemm(n: NodeLowering) -> None:
     turned = bool(n.attr("transB", 0))
     if alpha == 1 and (beta == 1 or not n.has(2)) and not n.attr("transA", 0) and is_weight(n, 1) and _is_vector(n):
         weight = n.x(1) if turned else transposed(n, 1)
-        bias = np.broadcast_to(n.const(2).reshape(-1), (weight.shape[0],)) if n.has(2) else None
+        bias = np.broadcast_to(n.const(2).reshape(-1), (n.shape(1)[0 if turned else 1],)) if n.has(2) else None
         n.result(
             n.emit(
                 "linear", x=n.x(0), weight=weight, bias=None if bias is None else np.ascontiguousarray(bias),

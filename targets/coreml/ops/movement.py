@@ -326,11 +326,10 @@ def reverse_sequence(n: NodeLowering) -> None:
 def triangle(n: NodeLowering) -> None:
     """The upper or lower part of the last two axes, by a mask."""
     k = int(n.const(1, default=0).reshape(())) if n.has(1) else 0
-    rows, columns = n.dims()[-2:]
     if not all(isinstance(d, int) for d in n.dims()):
         n.result(_band(n, k))
         return
-    ones = np.ones((rows, columns), np.bool_)
+    ones = np.ones(n.shape()[-2:], np.bool_)
     mask: Array = np.triu(ones, k) if int(n.attr("upper", 1)) else np.tril(ones, k)
     x = n.x(0)
     kept = np.broadcast_to(mask, n.shape())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +28,14 @@ def lstm(n: NodeLowering) -> None:
     x = n.x(0)
     if direction == "reverse":
         x = n.emit("reverse", x=x, axes=np.asarray([0], np.int32), out_shape=x.shape)
-    first = [_parameters(n, 0), _parameters(n, 1) if ways == 2 else {}]
+    weights: dict[str, Any] = dict(_parameters(n, 0))
+    if ways == 2:
+        weights |= {f"{k}_back": v for k, v in _parameters(n, 1).items()}
     states = [_state(n, i, ways, batch, hidden) for i in (5, 6)]
     both = (batch, ways * hidden)
     made = n.emit_many(
         "lstm", [((steps, *both), None), (both, None), (both, None)], x=x, initial_h=states[0], initial_c=states[1],
-        **first[0], **{f"{k}_back": v for k, v in first[1].items()},
+        **weights,
         direction="bidirectional" if ways == 2 else "forward", output_sequence=True, recurrent_activation=gate,
         cell_activation=cell, activation=out,
     )  # fmt: skip
