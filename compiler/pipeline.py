@@ -19,6 +19,7 @@ from edgec.graph import Graph
 from edgec.rewrite import RewriteStats, RuleSet
 
 if TYPE_CHECKING:
+    from edgec.pruning import PruningRecord
     from edgec.quantization.record import QuantRecord
     from edgec.samples import Samples
     from edgec.specs.schema import TargetSpec
@@ -39,6 +40,8 @@ class PassContext:
     """Unlabelled inputs to choose ranges by and to correct with."""
     quantization: QuantRecord | None = None
     """What the quantising pass leaves for the passes after it."""
+    pruning: PruningRecord | None = None
+    """What the pruning passes leave for the passes after them."""
     rejections: dict[str, dict[str, str]] = field(default_factory=dict)
     """Rule -> {node: reason}: the matches rules declined, for `--why-not`."""
     rules: set[str] = field(default_factory=set)

@@ -60,6 +60,7 @@ _OPTIMIZE: dict[str, str] = {
 
 _PRUNE: dict[str, str] = {
     "prune": "Prune",
+    "recover": "Recover",
     "sparsify-weights": "SparsifyWeights",
     "cluster-weights": "ClusterWeights",
 }

@@ -17,6 +17,7 @@ from edgec.passes.prune.costs import Costs, costs_of
 from edgec.passes.prune.groups import Atom, Group, find_groups, remove
 from edgec.passes.prune.importance import Importance, Scores, scores
 from edgec.pipeline import Pass, PassContext, PassResult
+from edgec.pruning import PruningRecord
 
 if TYPE_CHECKING:
     from edgec.pipeline import Contract
@@ -78,7 +79,9 @@ class Prune(Pass):
             message = f"no group loses a channel: the goal is below half of {align} channels everywhere"
             ctx.diagnostics.warn("EC0338", message, hint="a larger goal, or prune{align=1}")
             return PassResult(False)
-        remove(graph, least_important(groups, matters, cut))
+        if ctx.pruning is None:
+            ctx.pruning = PruningRecord(graph.clone())
+        ctx.pruning.cut(remove(graph, least_important(groups, matters, cut)))
         return PassResult(True, _stats(groups, cut, costs))
 
     def _goal(self) -> tuple[str, float]:

@@ -71,10 +71,9 @@ def columns(layer: Layer, x: Array, positions: int, rng: np.random.Generator) ->
     """Some columns of im2col, [groups, k, n]: all of them, or `positions` random ones. `rng` decides which."""
     if layer.node.op_type in ("Gemm", "MatMul"):
         flat = x.reshape(-1, x.shape[-1])
-        return _some(flat, positions, rng).T[None]
+        return flat[places(len(flat), positions, rng)].T[None]
     x, kernel, strides, dilations, out = _padded(layer, x)
-    total = x.shape[0] * int(np.prod(out))
-    chosen = np.arange(total) if total <= positions else np.sort(rng.choice(total, positions, replace=False))
+    chosen = places(x.shape[0] * int(np.prod(out)), positions, rng)
     batch, *where = np.unravel_index(chosen, (x.shape[0], *out))
     index = [w[:, None] * s + np.arange(k) * d for w, s, k, d in zip(where, strides, kernel, dilations, strict=True)]
     return _gather(x, batch, index, layer.groups)
@@ -127,10 +126,9 @@ def _gather(x: Array, batch: Array, index: list[Array], groups: int) -> Array:
     )
 
 
-def _some(rows: Array, count: int, rng: np.random.Generator) -> Array:
-    if len(rows) <= count:
-        return rows
-    return rows[np.sort(rng.choice(len(rows), count, replace=False))]
+def places(total: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """`count` of `total` places in order, or all: which ones depends on the state of `rng` and the numbers alone."""
+    return np.arange(total) if total <= count else np.sort(rng.choice(total, count, replace=False))
 
 
 def _pads(

@@ -30,8 +30,8 @@ class StagedRun:
         """Bytes kept between stages."""
         return sum(a.nbytes for s in self.alive for a in s.values())
 
-    def values(self, wanted: Sequence[ir.Value], at: ir.Node) -> Iterator[Arrays]:
-        """Run what comes before `at`; the wanted values (all of them computed before it) for one sample after another.
+    def values(self, wanted: Sequence[ir.Value], at: ir.Node | None) -> Iterator[Arrays]:
+        """Run what comes before `at` (None: everything); the wanted values (all of them computed before it) for one sample after another.
 
         The iterator must be exhausted. Nodes before `at` may not be changed afterwards.
         """
@@ -49,10 +49,10 @@ class StagedRun:
             self.alive[i] = {n: everything[n] for n in keep}
             yield {n: everything[n] for n in names}
 
-    def _alive_at(self, at: ir.Node) -> list[str]:
+    def _alive_at(self, at: ir.Node | None) -> list[str]:
         """Values made before `at` that it or a later node reads. DequantizeLinear is repeated where its output is read."""
         position = {n: i for i, n in enumerate(self.graph.model.graph)}
-        here = position[at]
+        here = position[at] if at is not None else len(position)
         made = [*self.graph.inputs]
         for node, i in position.items():
             if i >= here:

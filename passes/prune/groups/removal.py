@@ -14,8 +14,8 @@ from edgec.passes.prune.groups.group import Analysis, Atom
 from edgec.passes.prune.groups.registry import RESIZES, Cut, new_constant
 
 
-def remove(graph: Graph, atoms: Iterable[Atom]) -> None:
-    """Cut atoms of one analysis out of the graph, in place.
+def remove(graph: Graph, atoms: Iterable[Atom]) -> dict[str, dict[int, Indices]]:
+    """Cut atoms of one analysis out of the graph, in place. Returns what is left: activation -> axis -> its elements.
 
     A shared weight is sliced once; a constant vector whose readers are cut differently becomes several. Inputs and outputs
     of the model keep names and shapes. Atoms found before are of no use afterwards: call `find_groups` again.
@@ -26,7 +26,7 @@ def remove(graph: Graph, atoms: Iterable[Atom]) -> None:
     """
     chosen = list(atoms)
     if not chosen:
-        return
+        return {}
     analysis = chosen[0].group.analysis
     if analysis.spent or any(a.group.analysis is not analysis for a in chosen):
         raise error(
@@ -41,13 +41,16 @@ def remove(graph: Graph, atoms: Iterable[Atom]) -> None:
     analysis.spent = True
     _resize_nodes(graph, stays)
     _slice_constants(graph, stays)
+    left: dict[str, dict[int, Indices]] = {}
     for d, kept in stays.items():
         if not is_constant(d.value) and d.reader is None and d.value.shape is not None:
             sizes = list(d.value.shape)
             sizes[d.axis] = len(kept)
             d.value.shape = ir.Shape(sizes)
+            left.setdefault(d.value.name or "", {})[d.axis] = kept
     graph.remove_dead()
     graph.verify()
+    return left
 
 
 def _stays(analysis: Analysis, gone: Indices, classes: set[int]) -> dict[Dimension, Indices]:

@@ -1,0 +1,192 @@
+"""Recovery in closed form: layer after layer, the weights that come closest to the outputs the float layer had.
+
+A layer reads what the pruned and so far recovered graph gives it, and is fitted to what the float graph gave: it makes good
+for its own channels and for what the layers before it could not. Where its output is added to a value that is there already
+(a residual connection), it is fitted to the sum, less that value, so that errors do not pile up along the sums (He et al.
+2017, arXiv:1707.06168, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec.graph import Graph, attribute, ir, is_constant
+from edgec.passes.prune.least_squares import Fit, Problem
+from edgec.passes.prune.weight_layers import WeightLayer, is_large
+from edgec.passes.quantize.correction import closeness, staged_samples
+from edgec.passes.quantize.layers import OPS
+from edgec.passes.quantize.moments import columns, places
+from edgec.passes.quantize.staged_run import StagedRun
+from edgec.pruning import PruningRecord
+from edgec.samples import Samples
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+
+_COLUMNS_PER_WEIGHT = 8
+"""Columns for each weight of an output, at least."""
+
+_HELD_OUT = 4
+"""Every fourth sample chooses the ridge."""
+
+_SAME = 1e-9
+"""A layer that misses its variance by less than this part has nothing to make good."""
+
+
+@dataclass
+class Task:
+    """A layer of the pruned graph and the value of the float graph that it should come close to."""
+
+    layer: WeightLayer
+    target: ir.Value
+    """Of the float graph."""
+    kept: npt.NDArray[np.int64] | None
+    """Channels of `target` that are left; None: all."""
+    other: ir.Value | None
+    """Of the pruned graph: what is added to the layer's output to give `target`."""
+
+
+def recover(
+    graph: Graph, record: PruningRecord, calibration: Samples, count: int, column_count: int, megabytes: int, seed: int
+) -> dict[str, int]:
+    """Change weights and biases of `graph` in place. Returns how many layers were changed, and how many biases alone.
+
+    Nothing is changed where that would bring the outputs no closer to those of the float graph, judged on other samples.
+    """
+    reference = record.reference
+    fit, judge = staged_samples(reference, calibration, count, megabytes // 2)
+    tasks = tasks_of(graph, record)
+    before = graph.clone()
+    now, was = StagedRun(graph, fit), StagedRun(reference, fit)
+    ends = _ends(reference)
+    stats = {"layers": 0, "biases": 0}
+    for task in tasks:
+        found = _fitted(task, now, was, ends, column_count, seed)
+        if found is None or not np.isfinite(found.after) or found.before < _SAME:
+            continue
+        _store(task.layer, found, graph)
+        stats["biases" if found.ridge is None else "layers"] += 1
+    worse, better = closeness(reference, [before, graph], judge)
+    if not better > worse:
+        graph.model = before.model
+        return {}
+    return {k: n for k, n in stats.items() if n}
+
+
+def tasks_of(graph: Graph, record: PruningRecord) -> list[Task]:
+    """The layers that can be fitted, in execution order: what each computes is in the float graph under the same name."""
+    reference = {v.name: v for n in record.reference.model.graph for v in n.outputs if v.name}
+    order = {n: i for i, n in enumerate(graph.model.graph)}
+    made = {n: i for i, n in enumerate(record.reference.model.graph)}
+    found: list[Task] = []
+    last = -1
+    for node in order:
+        layer = _layer(node)
+        if layer is None:
+            continue
+        out, other = _other(node, order) or (node.outputs[0], None)
+        target = reference.get(out.name or "")
+        producer = target.producer() if target is not None else None
+        place = made.get(producer, -1) if producer is not None else -1
+        if target is None or place < last:
+            continue
+        last = place
+        kept = record.kept.get(target.name or "", {})
+        axis = layer.channel_axis % len(target.shape or ())
+        if set(kept) <= {axis}:
+            found.append(Task(layer, target, kept.get(axis), other))
+    return found
+
+
+def _layer(node: ir.Node) -> WeightLayer | None:
+    """The node as a layer whose rows are products with patches of its input."""
+    if node.op_type not in OPS or node.domain or len(node.inputs) < 2 or not is_large(node.inputs[1], 1):
+        return None
+    layer = WeightLayer(node, node, node, float_bias=True)
+    if not layer.fits:
+        return None
+    if node.op_type == "Conv":
+        return layer
+    plain = node.op_type == "MatMul" or (
+        not attribute(node, "transA") and attribute(node, "alpha") == 1 and attribute(node, "beta") == 1
+    )
+    return layer if plain and len(node.inputs[1].shape or ()) == 2 else None  # type: ignore[union-attr]
+
+
+def _other(node: ir.Node, order: dict[ir.Node, int]) -> tuple[ir.Value, ir.Value | None] | None:
+    """The sum that alone reads the layer's output, and its other operand, which is computed before the layer."""
+    users = list(node.outputs[0].uses())
+    if len(users) != 1 or node.outputs[0].is_graph_output():
+        return None
+    add, at = users[0]
+    if add.op_type != "Add" or add.domain or add not in order:
+        return None
+    other = add.inputs[1 - at]
+    if other is None or is_constant(other) or other.shape is None or other.shape != node.outputs[0].shape:
+        return None
+    made = other.producer()
+    if other is node.outputs[0] or (made is not None and order.get(made, len(order)) > order[node]):
+        return None
+    return add.outputs[0], other
+
+
+def _ends(reference: Graph) -> dict[ir.Node, ir.Node | None]:
+    nodes: list[ir.Node | None] = [*reference.model.graph, None]
+    return {n: after for n, after in pairwise(nodes) if n is not None}
+
+
+def _fitted(
+    task: Task, now: StagedRun, was: StagedRun, ends: dict[ir.Node, ir.Node | None], column_count: int, seed: int
+) -> Fit | None:
+    layer = task.layer
+    w = layer.rows(layer.weight()).astype(np.float64)
+    if not np.isfinite(w).all():
+        return None
+    problem = Problem(w, biased=layer.takes_bias)
+    count = max(1, len(now.alive))
+    each = -(-max(column_count, _COLUMNS_PER_WEIGHT * w.shape[2]) // count)
+    for i, (x, y) in enumerate(_pairs(task, now, was, ends)):
+        found = columns(layer, x, each, np.random.default_rng((seed, i)))
+        wanted = _outputs(layer, y, each, np.random.default_rng((seed, i)))
+        held = problem.held if i % _HELD_OUT == _HELD_OUT - 1 or count == 1 else problem.fit
+        held.add(found, wanted.reshape(*w.shape[:2], -1))
+        if count < _HELD_OUT:
+            problem.held.add(found, wanted.reshape(*w.shape[:2], -1))
+    b0 = layer.bias() if layer.takes_bias else np.zeros(layer.channels)
+    return problem.solve(b0.reshape(w.shape[:2])) if problem.fit.n and problem.held.n else None
+
+
+def _pairs(
+    task: Task, now: StagedRun, was: StagedRun, ends: dict[ir.Node, ir.Node | None]
+) -> Iterator[tuple[Array, Array]]:
+    """Sample by sample what the layer reads, and what it should give."""
+    made = task.target.producer()
+    assert made is not None  # tasks_of looked
+    read: Sequence[ir.Value] = [task.layer.x] if task.other is None else [task.layer.x, task.other]
+    runs = zip(now.values(read, task.layer.node), was.values([task.target], ends[made]), strict=True)
+    for have, want in runs:
+        y = want[task.target.name or ""]
+        if task.kept is not None:
+            y = np.take(y, task.kept, task.layer.channel_axis)
+        if task.other is not None:
+            y = y - have[task.other.name or ""]
+        yield have[task.layer.x.name or ""], y
+
+
+def _outputs(layer: WeightLayer, y: Array, count: int, rng: np.random.Generator) -> Array:
+    """The layer's outputs at the places `columns` takes with the same `rng`: [channels, n]."""
+    flat = np.moveaxis(y, layer.channel_axis, 0).reshape(y.shape[layer.channel_axis], -1)
+    return flat[:, places(flat.shape[1], count, rng)]
+
+
+def _store(layer: WeightLayer, fit: Fit, graph: Graph) -> None:
+    if fit.ridge is not None:
+        layer.set_weight(layer.unrows(fit.weight).astype(np.float32))
+    if layer.takes_bias:
+        layer.set_bias(fit.bias.reshape(-1), graph)
