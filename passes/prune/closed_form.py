@@ -159,7 +159,7 @@ def _fitted(
         if count < _HELD_OUT:
             problem.held.add(found, wanted.reshape(*w.shape[:2], -1))
     b0 = layer.bias() if layer.takes_bias else np.zeros(layer.channels)
-    return problem.solve(b0.reshape(w.shape[:2])) if problem.fit.n and problem.held.n else None
+    return problem.solve(b0.reshape(w.shape[:2]))
 
 
 def _pairs(

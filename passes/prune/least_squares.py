@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+_PENDING = 1 << 22
+"""Elements of columns gathered before they are multiplied."""
+
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Tried besides no change at all."""
 
@@ -32,6 +35,8 @@ class Paired:
     x: Array
     y: Array
     n: int = 0
+    pending: list[tuple[Array, Array]] = field(default_factory=list)
+    """Columns not yet multiplied: a few large products are faster than many small ones."""
 
     @classmethod
     def empty(cls, groups: int, outputs: int, k: int) -> Paired:
@@ -39,6 +44,16 @@ class Paired:
         return cls(square, across, np.zeros((groups, outputs)), np.zeros((groups, k)), np.zeros((groups, outputs)))
 
     def add(self, x: Array, y: Array) -> None:
+        self.pending.append((x, y))
+        if sum(p.size for p, _ in self.pending) > _PENDING:
+            self.close()
+
+    def close(self) -> None:
+        """Multiply what is pending. Sums are not complete before."""
+        if not self.pending:
+            return
+        x, y = (np.concatenate(parts, axis=-1) for parts in zip(*self.pending, strict=True))
+        self.pending.clear()
         xt = x.transpose(0, 2, 1)
         self.xx += x @ xt
         self.yx += y @ xt
@@ -86,6 +101,8 @@ class Problem:
 
     def solve(self, b0: Array) -> Fit:
         """The best ridge by `held`, then the weights by both halves. `b0`: the bias there is."""
+        self.fit.close()
+        self.held.close()
         tried: dict[float | None, Array] = {r: self._weight(self.fit, r) for r in RIDGES}
         tried[None] = self.w0
         errors = {r: self._error(w) for r, w in tried.items()}
