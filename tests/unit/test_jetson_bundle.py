@@ -237,7 +237,7 @@ def test_what_is_in_it(tmp_path: Path) -> None:
     assert "$" not in readme.replace("$(", "")
     verification = result.report.verification
     assert verification is not None
-    assert "ran the bundle's model.onnx; TensorRT builds on the board" in (verification.runner or "")
+    assert "running model.onnx; TensorRT builds on the board" in (verification.runner or "")
     assert "the engine: TensorRT builds it on the board" in verification.not_verified
     assert any("float16 rounding" in n for n in verification.not_verified)
     assert any("not asked" in n for n in verification.not_verified)

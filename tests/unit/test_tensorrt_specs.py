@@ -113,8 +113,11 @@ EXCEPTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_every_case_of_the_sweep_is_placed_as_it_went() -> None:
-    """1,500 one-node models: accelerator where TensorRT-RTX parsed and built them, impossible where it did not."""
+    """1,500 one-node models: accelerator where TensorRT-RTX parsed and built them, impossible where it did not. Slow: onnx
+    computes the answers of all its node tests while it collects them.
+    """
     sweep = tool("tensorrt_sweep")
     with open(ROOT / "tests/data/tensorrt_sweep.csv") as f:
         rows = {row["case"]: row for row in csv.DictReader(f)}

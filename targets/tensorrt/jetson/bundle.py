@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,13 @@ from edgec.targets.tensorrt.jetson.readme import readme
 from edgec.targets.tensorrt.jetson.script import SCRIPT, Build
 from edgec.targets.tensorrt.options import JetsonOptions
 from edgec.targets.tensorrt.profiles import profiles
+from edgec.targets.tensorrt.reference import OnnxRunner, file_session
 from edgec.targets.tensorrt.releases import Release, Span, has_qdq, oldest_parser
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
     from edgec.specs.schema import TargetSpec
-    from edgec.target import Arrays, Runner
+    from edgec.target import Runner
     from edgec.targets.tensorrt.jetson.dla import DlaParts
 
 MODEL, VERIFY, PROFILES, SAMPLES, ABOUT, README = (
@@ -198,29 +198,10 @@ def runner(artifact: Artifact, graph: Graph, job: EmitJob) -> Runner:
     return OnnxRunner(model, why)
 
 
-class OnnxRunner:
-    """Runs the very ONNX file of the bundle."""
-
-    def __init__(self, model: Path, why: str) -> None:
-        self._session = _session(model)
-        self.describe = f"{self._session.describe}: it ran the bundle's model.onnx; {why}"
-
-    def run(self, samples: Iterable[Arrays]) -> Iterator[Arrays]:
-        yield from self._session.run_all(samples)
-
-
-def _session(path: Path) -> Session:
-    """Plugin nodes run as their reference, which a file has to be loaded for."""
-    from edgec.graph import Graph
-
-    graph = Graph.load(path)
-    return Session(graph if plugin_nodes(graph) else path)
-
-
 def _samples(graph: Graph, job: EmitJob) -> tuple[bytes, int]:
     assert job.verification is not None  # asked by the caller
     names = [v.name or "" for v in graph.inputs], [v.name or "" for v in graph.outputs]
-    model = _session(job.workdir / "bundle" / MODEL)
+    model = file_session(job.workdir / "bundle" / MODEL)
     reference = Session(job.reference.clone(), fallback=True) if job.reference is not None else model
     return board_samples(job.verification, (names[0], names[1]), reference.run, model.run)
 

@@ -130,10 +130,11 @@ class TensorRt(Target):
     def runner(self, artifact: Artifact, graph: Graph, job: EmitJob) -> Runner:
         from edgec.targets.tensorrt.reference import OnnxRunner
 
-        plan = artifact.files[artifact.entry]
+        plan, model = artifact.files[artifact.entry], artifact.files["model.onnx"]
         assert isinstance(plan, Path)  # emit writes files
+        assert isinstance(model, Path)
         engine = self._engine(plan, graph, job)
-        return engine or OnnxRunner(artifact, graph, "the engine itself was not executed")
+        return engine or OnnxRunner(model, "the engine itself was not executed")
 
     def _engine(self, plan: Path, graph: Graph, job: EmitJob) -> EngineRunner | None:
         """None where only trtexec is here."""

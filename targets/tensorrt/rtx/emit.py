@@ -76,7 +76,7 @@ def emit(graph: Graph, spec: TargetSpec, job: EmitJob, folder: Path) -> Artifact
     timed = {}
     if found.gpu is not None and here is not None and first is not None:
         path = next(b.path for b in builds if b.capability == here)
-        timed = {"latency ms": round(_engine(path, graph, found.gpu, job).latency(first) * 1e3, 4)}
+        timed = {"latency ms": round(_engine(path, graph, found.gpu, job).latency(first).median * 1e3, 4)}
     return Artifact(
         files,
         entry=names[wanted[0]],
@@ -183,7 +183,9 @@ def runner(artifact: Artifact, graph: Graph, job: EmitJob) -> Runner:
     """What executes the plan, or the ONNX file it was built from."""
     name = artifact.facts["run"]
     if name is None:
-        return OnnxRunner(artifact, graph, "the plan itself was not executed")
+        model = artifact.files["model.onnx"]
+        assert isinstance(model, Path)  # emit writes files
+        return OnnxRunner(model, "the plan itself was not executed")
     plan = artifact.files[name]
     assert isinstance(plan, Path)  # emit writes files
     return _engine(plan, graph, Gpu(**artifact.facts["gpu"]), job)
