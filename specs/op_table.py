@@ -18,8 +18,8 @@ Run = Literal["accelerator", "fallback", "impossible", "either"]
 
 Text = Annotated[str, Field(min_length=1)]
 
-Confidence = Literal["high", "medium", "low"]
-"""Of a prediction: several sources agree, the op alone was run on the device; one source saw it run there; hearsay."""
+Confidence = Literal["low", "medium", "high"]  # in the order of Effort: typing keeps one of two that are equal
+"""Of a prediction. High: several sources agree, or the op alone was run on the device; medium: one source saw it run there; low: hearsay."""
 
 
 class OpCase(Model):
