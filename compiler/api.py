@@ -60,12 +60,14 @@ def compile(
     samples: str | os.PathLike[str] | Samples | None = None,
     preprocess: Preprocess | None = None,
     input_shapes: Sequence[str] = (),
+    compress: str | Sequence[Step] | None = None,
     pipeline: str | Sequence[Step] | None = None,
     effort: Effort = "medium",
     options: Mapping[str, Any] | None = None,
     no_fallback: bool = False,
     min_sqnr: float | None = None,
     accuracy: Accuracy | None = None,
+    metric: str | None = None,
     verify: Verify = "none",
     instruments: Sequence[Instrument] = (),
     registry: Registry | None = None,
@@ -84,12 +86,15 @@ def compile(
         samples: inputs for verifying; default: the first calibration samples, else generated ones (said in the report).
         preprocess: how images become inputs.
         input_shapes: "name=1x3x224x224", one an input; a lone shape for a model with one input.
+        compress: passes that make the float model smaller before the target's own ("prune{macs=0.3},recover"), as text or
+            steps. The report then says what each of them cost and brought.
         pipeline: replaces the target's own, as text or steps.
         effort: how much time to spend on accuracy: "low", "medium" or "high", where the target makes a difference.
         options: the target's options.
         no_fallback: a node off the accelerator is an error.
         min_sqnr: dB every output must reach against the float model, else EC0820; short for `accuracy`.
         accuracy: what the result must reach. Where edgec quantises, nodes are kept in higher precision until it does.
+        metric: "file.py:function", measured of the float model, each of `compress`, and the artifact; docs/mixed-precision.md.
         verify: check the graph, or the passes' contracts, after every pass.
         diagnostics: where notes and warnings go, for callers that want them even when this raises.
 
@@ -106,8 +111,8 @@ def compile(
         from edgec.compilation import Compilation
 
         compilation = Compilation(
-            model, chosen, precision, calibration, samples, preprocess, input_shapes, pipeline, effort, dict(options or {}),
-            no_fallback, accuracy or Accuracy(min_sqnr) or None, verify, instruments, registry, toolchains, notes, tell,
+            model, chosen, precision, calibration, samples, preprocess, input_shapes, compress, pipeline, effort,
+            dict(options or {}), no_fallback, accuracy or Accuracy(min_sqnr) or None, metric, verify, instruments, registry, toolchains, notes, tell,
         )  # fmt: skip
         return compilation.run(folder, workdir, worker)
 

@@ -25,7 +25,7 @@ from edgec.pipeline import Instrument, PassContext
 from edgec.placement import differences
 from edgec.plugins import Registry
 from edgec.recipe import Step
-from edgec.report import ArtifactFacts, ModelFacts, Report
+from edgec.report import ArtifactFacts, ModelFacts, Report, Stage, Verification
 from edgec.samples import Preprocess, Samples, generated_samples
 from edgec.samples.given import given_samples
 from edgec.specs.conditions import Setting
@@ -68,11 +68,13 @@ class Compilation:
     samples: str | os.PathLike[str] | Samples | None
     preprocess: Preprocess | None
     input_shapes: Sequence[str]
+    compress: str | Sequence[Step] | None
     pipeline: str | Sequence[Step] | None
     effort: Effort
     options: Mapping[str, Any]
     no_fallback: bool
     accuracy: Accuracy | None
+    metric: str | None
     verify: Verify
     instruments: Sequence[Instrument]
     registry: Registry
@@ -93,7 +95,8 @@ class Compilation:
         with clock("passes"):
             tell("passes")
             lowered = lower(
-                graph, self.target, precision, input_shapes=self.input_shapes, pipeline=self.pipeline, effort=self.effort, accuracy=self.accuracy,
+                graph, self.target, precision, input_shapes=self.input_shapes, compress=self.compress, pipeline=self.pipeline, effort=self.effort,
+                accuracy=self.accuracy,
                 options=self.options, preprocess=self.preprocess,
                 calibrate=not self.target.quantises(precision, self.options),
                 verify=self.verify, instruments=self.instruments, registry=self.registry, ctx=ctx,
@@ -125,6 +128,8 @@ class Compilation:
                         checked,
                         self.accuracy.min_sqnr if self.accuracy is not None else None,
                     )
+        with clock("stages"):
+            stages = self._stages(lowered, artifact, job, verification, checked)
         differences = _differences(placement, artifact, notes)
         covered = self._coverage(artifact, lowered, ctx.quantization)
         notes.raise_if_errors()
@@ -144,6 +149,7 @@ class Compilation:
             diagnostics=tuple(notes.items),
             seconds=dict(clock.seconds),
             options=dict(job.options),
+            compression=stages,
         )
         final = None
         if folder is not None:
@@ -155,6 +161,23 @@ class Compilation:
         tell("done")
         kept = _in_place(artifact, final)
         return Compiled(lowered.graph, kept, placement, report, notes, ctx.rejections, final)
+
+    def _stages(
+        self, lowered: Lowered, artifact: Artifact, job: EmitJob, verification: Verification, samples: Samples
+    ) -> tuple[Stage, ...]:
+        """What each step of a compression cost and brought; nothing where none was asked for."""
+        if not lowered.stages and self.metric is None:
+            return ()
+        from edgec.quantization.metric import load_metric
+        from edgec.stages import Result, measure_stages
+
+        self.progress("measure stages")
+        runner = None if artifact.simulated is not None else self.target.runner(artifact, lowered.graph, job)
+        result = Result(
+            artifact, f"{self.target.name} {lowered.precision}", runner, verification.comparison, artifact.simulated, verification.runner
+        )  # fmt: skip
+        metric = load_metric(self.metric) if self.metric is not None else None
+        return measure_stages(lowered.reference, lowered.stages, result, samples, metric, self.diagnostics)
 
     def _coverage(self, artifact: Artifact, lowered: Lowered, record: QuantRecord | None) -> Coverage | None:
         """What of a quantised artifact computes in integers; warns of what does not. None where nothing was to."""

@@ -12,12 +12,18 @@ from edgec.graph import Graph
 from edgec.pipeline import Instrument, Pass, PassContext, PassManager, PassRecord
 from edgec.plugins import Registry
 from edgec.recipe import Step, build_passes, parse_pipeline, pipeline_text
+from edgec.specs.schema import builtin_pipeline
+from edgec.stages import StageRecorder
 from edgec.target import Target, settled
 
 if TYPE_CHECKING:
     from edgec.quantization.mixed import Mixed
     from edgec.samples import Preprocess
     from edgec.specs.schema import Effort
+    from edgec.stages import Made
+
+_FLOAT = "float"
+"""The pipeline before `compress`: pruning works on folded, plain layers."""
 
 Verify = Literal["none", "structure", "each"]
 
@@ -35,6 +41,8 @@ class Lowered:
     pipeline: str
     mixed: Mixed | None = None
     """What was tried to reach the accuracy asked for."""
+    stages: Sequence[Made] = ()
+    """The graph after each of `compress`."""
 
 
 def lower(
@@ -43,6 +51,7 @@ def lower(
     precision: str | None = None,
     *,
     input_shapes: Sequence[str] = (),
+    compress: str | Sequence[Step] | None = None,
     pipeline: str | Sequence[Step] | None = None,
     effort: Effort = "medium",
     calibrate: bool = True,
@@ -58,20 +67,24 @@ def lower(
 
     `precision`: as the user asked for it; `Lowered.precision` is the settled one.
     `options`, `preprocess`: the target's options, and how pixels become inputs; a target may have steps for them.
+    `compress`: passes that make the float model smaller, after the target-independent ones and before the target's own.
     `accuracy`: what a quantised result must reach; nodes are then kept in higher precision until it does.
     `calibrate`: False leaves out the passes that need calibration data: enough to see who would run each node.
     """
     spec = target.spec()
     precision = settled(target, precision, options or {})
     ctx.target, ctx.precision = spec, precision
-    steps = target.pipeline(precision, effort) if pipeline is None else pipeline
-    steps = parse_pipeline(steps) if isinstance(steps, str) else list(steps)
+    steps = _steps(target.pipeline(precision, effort) if pipeline is None else pipeline)
     steps = list(target.prepare(steps, precision, options or {}, preprocess))
-    if input_shapes:
-        steps = [{"freeze-shapes": {"shapes": list(input_shapes)}}, *steps]
+    first: list[Step] = [{"freeze-shapes": {"shapes": list(input_shapes)}}] if input_shapes else []
+    smaller = build_passes(_steps(compress), registry.passes())
+    before = builtin_pipeline(_FLOAT).steps if smaller else ()
     passes = build_passes(steps, registry.passes())
     if not calibrate:
         passes = [p for p in passes if not any(q.needs_calibration for q in p.flat())]
+    recorder = StageRecorder(smaller)
+    instruments = [*instruments, recorder] if smaller else instruments
+    passes = [*build_passes([*first, *before], registry.passes()), *smaller, *passes]
     after = graph.clone()
     if spec.static_shapes or spec.precisions[precision].static_shapes:
         from edgec.passes.prepare.freeze_shapes import require_static_inputs
@@ -85,7 +98,12 @@ def lower(
     manager.check(after.facts)
     with blaming(lambda: graph):
         graph = _with_outputs_of(passes, graph)
-        return _run(graph, after, target, precision, passes, manager, accuracy, ctx)
+        lowered = _run(graph, after, target, precision, passes, manager, accuracy, ctx)
+    return replace(lowered, stages=tuple(recorder.made))
+
+
+def _steps(pipeline: str | Sequence[Step] | None) -> list[Step]:
+    return list(parse_pipeline(pipeline)) if isinstance(pipeline, str) else list(pipeline or ())
 
 
 def _with_outputs_of(passes: Sequence[Pass], graph: Graph) -> Graph:

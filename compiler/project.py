@@ -55,6 +55,9 @@ class _Settings(BaseModel):
     )
     calibration: Text | None = Field(None, description=".npy, .npz, folder of images or module:function")
     samples: Text | None = Field(None, description="inputs to verify with; by default the first of calibration")
+    compress: Text | tuple[str | dict[str, JsonValue], ...] | None = Field(
+        None, description="passes that make the float model smaller before the target's own: prune, recover"
+    )
     pipeline: Text | tuple[str | dict[str, JsonValue], ...] | None = Field(
         None, description="passes to run instead of the target's own"
     )
@@ -151,16 +154,18 @@ class Project:
             wanted = replace(wanted, max_kept=kept)
         if (metric := self._setting(target, "metric")) is not None:
             path, _, function = metric.rpartition(":")
-            wanted = replace(wanted, metric=f"{self._path(path)}:{function}")
+            found["metric"] = f"{self._path(path)}:{function}"
+            wanted = replace(wanted, metric=found["metric"])
         found["accuracy"] = wanted or None
         for name in ("calibration", "samples"):
             source = self._setting(target, name)
             found[name] = self._source(source) if source is not None else None
         if (options := self._setting(target, "preprocess")) is not None:
             found["preprocess"] = Preprocess.parse(options)
-        pipeline = self._setting(target, "pipeline")
-        if pipeline is not None:
-            found["pipeline"] = self._steps(parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline)
+        for name in ("compress", "pipeline"):
+            steps = self._setting(target, name)
+            if steps is not None:
+                found[name] = self._steps(parse_pipeline(steps) if isinstance(steps, str) else steps)
         options = {name.replace("_", "-"): self._setting(target, name) for name in _TARGET_OPTIONS}
         options = {k: v for k, v in options.items() if v is not None} | target.options
         options |= {k: str(self._path(str(v))) for k, v in options.items() if k in _FILE_OPTIONS}

@@ -68,7 +68,7 @@ class ModelFacts:
             opset=graph.opset,
             inputs=tuple(_tensor_info(v) for v in inputs),
             outputs=tuple(_tensor_info(v) for v in graph.outputs),
-            parameters=_parameters(graph) + sum(t.size for t in constants),
+            parameters=parameters(graph) + sum(t.size for t in constants),
             weight_bytes=graph.weight_bytes() + sum(t.nbytes for t in constants),
             nodes=sum(1 for _ in graph.nodes()),
         )
@@ -79,7 +79,8 @@ def _tensor_info(v: ir.Value) -> TensorInfo:
     return TensorInfo(v.name or "", v.dtype.name.lower() if v.dtype is not None else "?", dims)
 
 
-def _parameters(graph: Graph) -> int:
+def parameters(graph: Graph) -> int:
+    """Elements of all initializers."""
     import onnx_ir as ir
 
     graphs = (g for g in graph.graphs() if isinstance(g, ir.Graph))
@@ -138,6 +139,27 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One step of a compression. None: not measured. `name`: "float", the pass, or what the target made.
+
+    `bytes`: of the weights; of the last stage, of the artifact. `latency_ms`: median on this host with one thread, by `latency_by`.
+    `sqnr_db`: of the worst output against the float model (None where it is infinite too), `agreement`: the least share of samples
+    with the float model's class. `metric`: the user's.
+    """
+
+    name: str
+    seconds: float
+    bytes: int
+    parameters: int
+    macs: int
+    latency_ms: float | None = None
+    latency_by: str | None = None
+    sqnr_db: float | None = None
+    agreement: float | None = None
+    metric: float | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What happened in one compilation. `placement` and `differences` are the JSON forms of edgec.placement's types."""
 
@@ -158,6 +180,8 @@ class Report:
     diagnostics: tuple[Diagnostic, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
+    compression: tuple[Stage, ...] = ()
+    """Where the model was made smaller, or a metric given: the float model, each step, and the artifact."""
     options: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 

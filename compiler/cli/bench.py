@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,6 +34,7 @@ def bench(
     """Measure latency on ONNX Runtime's CPU provider, its own optimiser on, one generated input: median and 95th
     percentile in milliseconds. The figures are of this machine; for a device measure there."""
     from edgec.graph import Graph
+    from edgec.latency import in_turns
     from edgec.lowering import freeze
     from edgec.pipeline import PassContext, PassManager
     from edgec.plugins import Registry
@@ -56,7 +56,7 @@ def bench(
                 after, PassContext()
             )
             sessions.append((f"{path} + edgec opt", Session(after, optimise=True, threads=threads), sessions[-1][2]))
-    seconds = _measure([(s, next(iter(data))) for _, s, data in sessions], warmup, runs)
+    seconds = in_turns([(s, next(iter(data))) for _, s, data in sessions], warmup, runs)
     rows = [
         {
             "model": name,
@@ -75,18 +75,6 @@ def bench(
         console.line(f"{sessions[0][1].describe}, {runs} runs each, in turns", "dim")
     console.data({"runner": sessions[0][1].describe, "results": rows})
     return 0
-
-
-def _measure(sessions: list[tuple[Session, dict[str, Any]]], warmup: int, runs: int) -> list[list[float]]:
-    """Seconds of each run of each session."""
-    out: list[list[float]] = [[] for _ in sessions]
-    for i in range(warmup + runs):
-        for (session, feeds), seconds in zip(sessions, out, strict=True):
-            start = time.perf_counter()
-            session.run(feeds)
-            if i >= warmup:
-                seconds.append(time.perf_counter() - start)
-    return out
 
 
 def _percentile(seconds: list[float], percent: int) -> float:

@@ -54,6 +54,7 @@ def compile_command(
     jetpack: o.Jetpack = None,
     dla: o.Dla = False,
     option: o.TargetOptions = None,
+    compress: o.Compress = None,
     pipeline: o.PipelineText = None,
     effort: o.EffortOption = "medium",
     no_fallback: o.NoFallback = False,
@@ -96,10 +97,12 @@ def compile_command(
             jetpack=jetpack,
             dla="true" if dla else None,
         ),
+        "compress": compress,
         "pipeline": pipeline,
         "effort": effort if effort != "medium" else None,
         "no_fallback": no_fallback,
-        "accuracy": o.accuracy(min_sqnr, min_agreement, max_drop, metric, max_kept),
+        "accuracy": o.accuracy(min_sqnr, min_agreement, max_drop, metric, max_kept, measured=True),
+        "metric": metric,
     }
     given = {k: v for k, v in given.items() if v is not None and v is not False and v != {}}
     jobs = _jobs(model, project, output, given)

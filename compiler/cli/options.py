@@ -106,6 +106,14 @@ MaxKept = Annotated[
         "--max-kept", metavar="50%", help="Multiply-accumulates that may leave integers to reach it; default 50%."
     ),
 ]
+Compress = Annotated[
+    str | None,
+    typer.Option(
+        "--compress",
+        metavar="PASSES",
+        help='Passes that make the float model smaller first: "prune{macs=0.3},recover". The report has what each cost.',
+    ),
+]
 PipelineText = Annotated[
     str | None,
     typer.Option("--pipeline", "-p", metavar="PASSES", help='Passes to run instead: "fold-bn,[fold-constants,cse]*".'),
@@ -183,11 +191,13 @@ def accuracy(
     max_drop: str | None,
     metric: str | None,
     max_kept: str | None = None,
+    *,
+    measured: bool = False,
 ) -> Accuracy | None:
-    """What must be reached; None where nothing is asked for."""
+    """What must be reached; None where nothing is asked for. `measured`: a metric alone is for the report."""
     from edgec.accuracy import Accuracy
 
-    if metric is not None and max_drop is None:
+    if metric is not None and max_drop is None and not measured:
         raise typer.BadParameter("how much of it may be lost? --max-drop 1%", param_hint="--metric")
     share = None if min_agreement is None else _share(min_agreement, "--min-agreement")
     if max_kept is None:

@@ -36,7 +36,31 @@ class Metric:
 
     def of_session(self, session: Session, inputs: Sequence[str]) -> float:
         """The first form, on a loaded model. `inputs`: the model's input names in order."""
-        return self._call(_predictor(session, inputs))
+        return self._call(_predictor(session.run, inputs))
+
+    def of_runner(
+        self, run: Callable[[Iterable[Arrays]], Iterable[Arrays]], session: Session, inputs: Sequence[str]
+    ) -> float:
+        """The first form, on what takes many samples at a time. The function is called twice: what it asks of `session`, a
+        model of the same inputs and outputs, is run together, then it gets those answers. It must ask the same again."""
+        asked: list[Arrays] = []
+
+        def record(feeds: Arrays) -> Arrays:
+            asked.append(feeds)
+            return session.run(feeds)
+
+        self._call(_predictor(record, inputs))
+        answers = iter(run(asked))
+
+        def replay(feeds: Arrays) -> Arrays:
+            found = next(answers, None)
+            if found is None:
+                raise error(
+                    "EC0753", "the metric asks for more predictions when it is called again", Location(self.source)
+                )
+            return {name: found[name] for name in session.names}
+
+        return self._call(_predictor(replay, inputs))
 
     def of_outputs(self, outputs: Iterable[Arrays], reference: Iterable[Arrays]) -> float:
         """The second form."""
@@ -84,7 +108,7 @@ def load_metric(source: str) -> Metric:
     return Metric(source, function, "predict" if len(needed) == 1 else "outputs")
 
 
-def _predictor(session: Session, inputs: Sequence[str]) -> Callable[..., list[npt.NDArray[Any]]]:
+def _predictor(run: Callable[[Arrays], Arrays], inputs: Sequence[str]) -> Callable[..., list[npt.NDArray[Any]]]:
     def predict(*values: Any, **by_name: Any) -> list[npt.NDArray[Any]]:
         if len(values) == 1 and isinstance(values[0], dict):
             feeds = dict(values[0])
@@ -93,7 +117,7 @@ def _predictor(session: Session, inputs: Sequence[str]) -> Callable[..., list[np
         else:
             what = f"predict got {len(values) + len(by_name)} inputs, the model has {len(inputs)}: {', '.join(inputs)}"
             raise error("EC0753", what, hint="call predict(x), predict({name: x}) or predict(x1, x2)")
-        return list(session.run({k: np.asarray(v) for k, v in feeds.items()}).values())
+        return list(run({k: np.asarray(v) for k, v in feeds.items()}).values())
 
     return predict
 

@@ -15,6 +15,7 @@ from edgec.target import Artifact, EmitJob, Runner, Target
 
 if TYPE_CHECKING:
     from edgec.coverage import Kernel
+    from edgec.latency import Latency
     from edgec.target import Arrays
 
 _MACHINES = {"x86-64": ("x86_64", "AMD64"), "arm64": ("aarch64", "arm64")}
@@ -77,11 +78,20 @@ class _SessionRunner:
     def __init__(self, path: Path) -> None:
         from edgec.runtime import Session
 
+        self._path = path
         self._session = Session(path, optimise=True)
         self.describe = self._session.describe
 
     def run(self, samples: Iterable[Arrays]) -> Iterator[Arrays]:
         yield from self._session.run_all(samples)
+
+    def latency(self, sample: Mapping[str, Any], *, runs: int = 20, warm_up: int = 3) -> Latency:
+        """With one thread."""
+        from edgec.latency import Latency, in_turns
+        from edgec.runtime import Session
+
+        (seconds,) = in_turns([(Session(self._path, optimise=True, threads=1), dict(sample))], warm_up, runs)
+        return Latency.of(seconds)
 
 
 _SAME_DB = 80.0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.diagnostics import Location, error
+from edgec.latency import Latency
 from edgec.toolchain import WorkerError
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ class EngineRunner:
             answer = self._once(chunk)
             yield from (self._read(answer, outputs) for outputs in answer.values["outputs"])
 
-    def latency(self, sample: Arrays, runs: int = 20) -> float:
-        """Median seconds of one inference, inputs and outputs already on the GPU. Raises as `run` does."""
-        return float(statistics.median(self._once([sample], runs).values["times"]))
+    def latency(self, sample: Mapping[str, Any], *, runs: int = 20, warm_up: int = 3) -> Latency:
+        """Of one inference, inputs and outputs already on the GPU; the first `warm_up` do not count. Raises as `run` does."""
+        return Latency.of(self._once([dict(sample)], warm_up + runs).values["times"][warm_up:])
 
     def _once(self, chunk: Sequence[Arrays], runs: int = 0) -> Answer:
         import numpy as np

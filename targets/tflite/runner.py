@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgec.diagnostics import EdgecError, Location, error
+from edgec.latency import Latency
 from edgec.targets.tflite.endpoints import Interface
 from edgec.targets.tflite.model import Array
 from edgec.targets.tflite.model_runs import Kernels, ModelRun, Outcome, run_litert, run_micro
@@ -35,15 +35,6 @@ _KERNELS: Mapping[Kernels, str] = {
     "builtin": "its optimised kernels, without XNNPACK",
     "reference": "its reference kernels",
 }
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Seconds of whole runs on this host, after warm-up."""
-
-    median: float
-    least: float
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -126,13 +117,13 @@ class LiteRtRunner(_FileRunner):
     def _once(self, chunk: Sequence[Mapping[str, Array]]) -> Outcome:
         return self._run(ModelRun(self.model, chunk))
 
-    def _run(self, run: ModelRun) -> Outcome:
+    def _run(self, run: ModelRun, threads: int | None = None) -> Outcome:
         (outcome,) = run_litert(
             self._toolchain,
             [run],
             folder=self.folder,
             kernels=self.kernels,
-            threads=self.threads,
+            threads=threads or self.threads,
             seconds=self.seconds,
             memory=self.memory,
             log=self.log,
@@ -154,10 +145,9 @@ class LiteRtRunner(_FileRunner):
         return self._run(ModelRun(self.model, [self.interface.store(sample)])).operators
 
     def latency(self, sample: Mapping[str, Array], *, runs: int = 20, warm_up: int = 3) -> Latency:
-        """Seconds of the whole model on this host."""
+        """With one thread."""
         run = ModelRun(self.model, [self.interface.store(sample)], runs=runs, warm_up=warm_up)
-        seconds = self._run(run).seconds
-        return Latency(statistics.median(seconds), min(seconds), len(seconds))
+        return Latency.of(self._run(run, threads=1).seconds)
 
 
 class MicroRunner(_FileRunner):

@@ -29,6 +29,7 @@ targets:
     no_fallback: true
   - name: x86-64
     output: out/pc
+    compress: prune{macs=0.3},recover
     samples: loader:batches
     input_shapes: {images: 2x3x64x64}
     pipeline: [fold-bn, {fold-constants: {max_bytes: 10}}]
@@ -53,6 +54,7 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert pc["output"] == tmp_path / "out/pc"
     assert pc["input_shapes"] == ["images=2x3x64x64", "size=1x2"]
     assert pc["samples"] == "loader:batches", "a function is no path"
+    assert pc["compress"] == [{"prune": {"macs": 0.3}}, {"recover": {}}]
     assert pc["pipeline"] == ["fold-bn", {"fold-constants": {"max_bytes": 10}}]
     assert pc["accuracy"].min_sqnr == 20
     assert "precision" not in pc

@@ -97,7 +97,9 @@ class TensorRt(Target):
         )  # fmt: skip
         engine = self._engine(built.plan, graph, job) if first is not None else None
         timed = (
-            {"latency ms": round(engine.latency(first) * 1e3, 4)} if engine is not None and first is not None else {}
+            {"latency ms": round(engine.latency(first).median * 1e3, 4)}
+            if engine is not None and first is not None
+            else {}
         )
         out: dict[str, bytes | Path] = {p.name: p for p in written}
         out |= {PLAN: built.plan, CACHE: built.timing_cache}
