@@ -200,7 +200,13 @@ class Compilation:
             graph = graph.clone()
             freeze(graph, self.input_shapes, self.registry)
         calibration, checked = given_samples(
-            self.calibration, self.samples, graph, self.preprocess, self.diagnostics, choosing=bool(self.accuracy)
+            self.calibration,
+            self.samples,
+            graph,
+            self.preprocess,
+            self.diagnostics,
+            choosing=bool(self.accuracy),
+            fitting=bool(self.compress),
         )
         return calibration, checked if checked is not None else generated_samples(graph, preprocess=self.preprocess)
 

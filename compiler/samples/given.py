@@ -17,6 +17,8 @@ VERIFY_SAMPLES, JUDGED_SAMPLES = 8, 32
 """How many calibration samples are compared on where no other samples are given; the second number where choices depend on
 the comparison."""
 
+KEPT_OUT = 8
+
 
 def given_samples(
     calibration: Any,
@@ -26,14 +28,20 @@ def given_samples(
     notes: Diagnostics,
     *,
     choosing: bool = False,
+    fitting: bool = False,
 ) -> tuple[Samples | None, Samples | None]:
     """The calibration samples, and those to compare on: the ones given, else the first of the calibration samples.
 
     Each may be None, a path, "module:function" or Samples. `choosing`: the comparison decides about the result.
+    `fitting`: weights are fitted to the calibration samples, so the comparison is on some that are kept out of them, every
+    `KEPT_OUT`th, where there are enough.
     """
     opened = _open(calibration, graph, preprocess, notes)
     checked = _open(samples, graph, preprocess, notes)
-    if checked is None and opened is not None:
+    if checked is None and opened is not None and fitting and len(opened) >= 2 * KEPT_OUT:
+        checked, opened = opened.apart(range(0, len(opened), KEPT_OUT)[:JUDGED_SAMPLES])
+        checked.describe = f"{checked.describe}, kept out of calibration"
+    elif checked is None and opened is not None:
         checked = opened.take(JUDGED_SAMPLES if choosing else VERIFY_SAMPLES)
     return opened, checked
 

@@ -89,6 +89,17 @@ class Samples:
         out.start_of = self
         return out
 
+    def apart(self, numbers: Collection[int]) -> tuple[Samples, Samples]:
+        """Those with these numbers, counted from 0, and all others."""
+        chosen = Samples(
+            lambda: (sample for i, sample in enumerate(self._make()) if i in numbers),
+            describe=f"{len(numbers)} of {self.describe}",
+            count=len(numbers),
+            generated=self.generated,
+            diagnostics=self.diagnostics,
+        )
+        return chosen, self.without(numbers)
+
     def without(self, numbers: Collection[int]) -> Samples:
         """All but those with these numbers, counted from 0."""
         return Samples(

@@ -86,6 +86,12 @@ def test_each_step_has_a_row(tmp_path: Path, metrics: Path) -> None:
     result = edgec.compile(
         net(), compress="prune{ratio=0.25 align=1},recover", calibration=inputs(tmp_path), metric=f"{metrics}:judging",
     )  # fmt: skip
+    verification = result.report.verification
+    assert verification is not None
+    assert (verification.samples, verification.source or "") == (
+        4,
+        f"4 of 32 samples in {tmp_path / 'inputs'}, kept out of calibration",
+    )
     float_, cut, mended, artifact = result.report.compression
     assert [float_.name, cut.name[:5], mended.name[:7], artifact.name] == ["float", "prune", "recover", "x86-64 fp32"]
     assert float_.bytes > cut.bytes == mended.bytes
