@@ -291,7 +291,9 @@ def _builtin(folder: str, name: str, code: str, what: str) -> Traversable:
 
 def check_spec(source: str | os.PathLike[str], passes: Iterable[str] | None = None) -> list[Diagnostic]:
     """Everything wrong with a spec file of any kind. `passes`: the names a pipeline may use, if that is to be checked."""
-    kind = _kind(source)
+    from pathlib import Path
+
+    kind = _kind(Path(source))
     spec, errors = _load(kind, source)
     if passes is not None and spec is not None:
         known = {*passes}
@@ -322,10 +324,9 @@ def step_names(steps: Iterable[Any]) -> Iterable[str]:
                 yield name
 
 
-def _kind(source: str | os.PathLike[str]) -> type[Model]:
-    from pathlib import Path
-
-    data = yaml_file.read(Path(source)).data
+def _kind(source: yaml_file.Source, children: tuple[str, ...] = ()) -> type[Model]:
+    """What a file describes; where its own keys do not tell, what the file describes that it extends."""
+    data = yaml_file.read(source).data
     keys = set(data) if isinstance(data, dict) else set()
     if "steps" in keys:
         return PipelineSpec
@@ -333,6 +334,12 @@ def _kind(source: str | os.PathLike[str]) -> type[Model]:
         return Scheme
     if keys & {"ops", "unlisted", "units"}:
         return OpTable
+    parent = data.get("extends") if isinstance(data, dict) else None
+    if isinstance(parent, str) and str(source) not in children:
+        for kind in _KIND_OF.values():
+            found = yaml_file.find(parent, source, _KINDS[kind].folders)
+            if found is not None:
+                return _kind(found, (*children, str(source)))
     return TargetSpec
 
 

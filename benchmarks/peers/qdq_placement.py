@@ -110,7 +110,8 @@ def _judged(name: str, mine: Node, node: Node, index: int) -> Difference:
                 name, node.op, index, "moved", "int8 either way: TensorRT moves the pair to where it likes it"
             )
         return Difference(name, node.op, index, "only ours", why_modelopt_leaves_it(node, index))
-    if index in mine.moved:
+    behind = mine.op in MOVES and mine.consumers == {"QuantizeLinear"}  # the pair stands after it
+    if index in mine.moved or behind:
         return Difference(
             name, node.op, index, "moved", "int8 either way: TensorRT moves the pair to where it likes it"
         )
