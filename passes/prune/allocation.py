@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Allocation = Literal["uniform", "global"]
+Allocation = Literal["auto", "uniform", "global", "sensitivity"]
 Counts = npt.NDArray[np.int64]
 
 _STEPS = 32

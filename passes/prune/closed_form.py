@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgec.graph import Graph, attribute, ir, is_constant
+from edgec.graph import Graph, ir, is_constant
 from edgec.passes.prune.least_squares import Fit, Problem
-from edgec.passes.prune.weight_layers import WeightLayer, is_large
+from edgec.passes.prune.weight_layers import WeightLayer, product_layer
 from edgec.passes.quantize.correction import closeness, staged_samples
-from edgec.passes.quantize.layers import OPS
 from edgec.passes.quantize.moments import columns, places
 from edgec.passes.quantize.staged_run import StagedRun
 from edgec.pruning import PruningRecord
@@ -87,7 +86,7 @@ def tasks_of(graph: Graph, record: PruningRecord) -> list[Task]:
     found: list[Task] = []
     last = -1
     for node in order:
-        layer = _layer(node)
+        layer = product_layer(node)
         if layer is None:
             continue
         out, other = _other(node, order) or (node.outputs[0], None)
@@ -102,21 +101,6 @@ def tasks_of(graph: Graph, record: PruningRecord) -> list[Task]:
         if set(kept) <= {axis}:
             found.append(Task(layer, target, kept.get(axis), other))
     return found
-
-
-def _layer(node: ir.Node) -> WeightLayer | None:
-    """The node as a layer whose rows are products with patches of its input."""
-    if node.op_type not in OPS or node.domain or len(node.inputs) < 2 or not is_large(node.inputs[1], 1):
-        return None
-    layer = WeightLayer(node, node, node, float_bias=True)
-    if not layer.fits:
-        return None
-    if node.op_type == "Conv":
-        return layer
-    plain = node.op_type == "MatMul" or (
-        not attribute(node, "transA") and attribute(node, "alpha") == 1 and attribute(node, "beta") == 1
-    )
-    return layer if plain and len(node.inputs[1].shape or ()) == 2 else None  # type: ignore[union-attr]
 
 
 def _other(node: ir.Node, order: dict[ir.Node, int]) -> tuple[ir.Value, ir.Value | None] | None:

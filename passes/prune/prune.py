@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,12 +15,16 @@ from edgec.infer import infer_shapes
 from edgec.passes.prune.allocation import Allocation, Counts, Room, globally, reach, uniform
 from edgec.passes.prune.costs import Costs, costs_of
 from edgec.passes.prune.groups import Atom, Group, find_groups, remove
-from edgec.passes.prune.importance import Importance, Scores, scores
+from edgec.passes.prune.ranking import Data, Importance, Ranking, rank
+from edgec.passes.prune.sensitivity import by_harm, following, measure
 from edgec.pipeline import Pass, PassContext, PassResult
 from edgec.pruning import PruningRecord
 
 if TYPE_CHECKING:
     from edgec.pipeline import Contract
+
+_PROBED = 32
+"""Samples that the harm of cutting a group is measured on."""
 
 _DEFAULT_ALIGN = 8
 """Channels the vector units of most targets take at a time."""
@@ -35,33 +39,44 @@ class Prune(Pass):
     are multiples of `align` channels (default: what the target's spec says for the precision, else 8), which rounds a
     `ratio` to the nearest multiple, and leaves groups that are smaller alone.
 
-    `importance`: l1 or l2 norm of the weights around a channel, or the scale of its BatchNormalization (`bn`: then prune
-    before `fold-bn`). `allocation`: `uniform`, the same part of every group; `global`, the least important anywhere, scores
-    relative to their group. `keep`: groups or nodes, with wildcards, that stay whole. `least`: part of a group that stays
-    in any case.
+    `importance`: `l1` or `l2` norm of the weights around a channel; the scale of its BatchNormalization (`bn`: then prune
+    before `fold-bn`); the power of its activations (`activation`); how far the outputs move without it, to first order
+    (`taylor`, with PyTorch); what the layers that read it lose when the channels that stay make good for it by least squares
+    (`reconstruction`). `auto`: `reconstruction` where there is calibration data, else `l2`.
+
+    `allocation`: `uniform`, the same part of every group; `global`, the least important anywhere; `sensitivity`, by how
+    far the outputs go when each group alone is cut, for what it saves (needs calibration data). `auto`: `sensitivity`
+    where there is calibration data, else `uniform`.
+
+    `keep`: groups or nodes, with wildcards, that stay whole. `least`: part of a group that stays in any case. `samples`:
+    calibration inputs looked at, as far as their activations fit `memory` (MiB); `columns`: places (pixels) taken of what a
+    layer reads, all samples together.
 
     Inputs and outputs keep names and shapes. Goes before quantisation: scales and ranges belong to the channels there are.
 
     Raises:
         EdgecError: EC0333 not one goal, or it cannot be; EC0334 it cannot be reached; EC0335 no BatchNormalization is
-            left; EC0336 `keep` names nothing; EC0337 the graph is quantised.
+            left; EC0336 `keep` names nothing; EC0337 the graph is quantised; EC0731 there is no calibration data.
     """
 
     ratio: float | None = None
     macs: float | None = None
     params: float | None = None
-    importance: Importance = "l2"
-    allocation: Allocation = "uniform"
+    importance: Importance = "auto"
+    allocation: Allocation = "auto"
     align: int | None = None
     keep: tuple[str, ...] = ()
     least: float = 0.1
+    samples: int = 256
+    columns: int = 16384
+    memory: int = 2048
 
     name: ClassVar[str] = "prune"
     contract: ClassVar[Contract] = "lossy"
     requires: ClassVar[frozenset[str]] = frozenset({"opset-current", "constants-as-initializers"})
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
-        what, goal = self._goal()
+        self._goal()
         _refuse_quantised(graph)
         infer_shapes(graph)
         groups = self._free(find_groups(graph))
@@ -69,19 +84,22 @@ class Prune(Pass):
             hint = "`edgec inspect --prunable` says why"
             ctx.diagnostics.warn("EC0338", "nothing in this model can be pruned", hint=hint)
             return PassResult(False)
-        matters = self._scores(groups, ctx)
+        data = None
+        if ctx.calibration is not None:
+            data = Data(ctx.calibration, self.samples, self.columns, self.memory, ctx.seed)
+        allocation = self._allocation(data)
+        ranking = rank(graph, groups, self.importance, data, observe=allocation == "sensitivity")
         align = self.align or _alignment(ctx)
         rooms = [Room.of(len(g.numbers), g.width, align, self.least) for g in groups]
-        counts = uniform(rooms) if self.allocation == "uniform" else globally(rooms, matters)
         costs = costs_of(graph, groups)
-        cut = counts(goal) if what == "ratio" else self._reach(counts, costs, what, goal, len(groups))
+        cut = self._cut(graph, groups, rooms, ranking, costs, data, allocation)
         if not cut.any():
             message = f"no group loses a channel: the goal is below half of {align} channels everywhere"
             ctx.diagnostics.warn("EC0338", message, hint="a larger goal, or prune{align=1}")
             return PassResult(False)
         if ctx.pruning is None:
             ctx.pruning = PruningRecord(graph.clone())
-        ctx.pruning.cut(remove(graph, least_important(groups, matters, cut)))
+        ctx.pruning.cut(remove(graph, first_atoms(groups, ranking, cut)))
         return PassResult(True, _stats(groups, cut, costs))
 
     def _goal(self) -> tuple[str, float]:
@@ -106,28 +124,32 @@ class Prune(Pass):
             if g.fixed is None and not any(fnmatchcase(n, p) for p in self.keep for n in names[g.name])
         ]
 
-    def _scores(self, groups: Sequence[Group], ctx: PassContext) -> list[Scores]:
-        found = [scores(g, self.importance) for g in groups]
-        if self.importance == "bn":
-            if all(s is None for s in found):
-                hint = "prune before fold-bn, or with importance=l2"
-                raise error("EC0335", "no BatchNormalization follows anything that can be pruned", hint=hint)
-            found = [scores(g, "l2") if s is None else s for g, s in zip(groups, found, strict=True)]
-        return [np.ones(len(g.numbers)) if s is None else s for g, s in zip(groups, found, strict=True)]
+    def _allocation(self, data: Data | None) -> Allocation:
+        if self.allocation == "auto":
+            return "uniform" if data is None else "sensitivity"
+        if self.allocation == "sensitivity" and data is None:
+            hint = "--calib FOLDER_OF_IMAGES | data.npz | module:function, or allocation=uniform"
+            raise error("EC0731", "allocation=sensitivity needs calibration data", hint=hint)
+        return self.allocation
 
-    def _reach(self, counts: Any, costs: Costs, what: str, goal: float, groups: int) -> Counts:
-        full = costs.total(what, [0] * groups)
-        if full == 0:
-            hint = "fix the input shapes: --input-shape"
-            raise error("EC0334", "the multiply-accumulates of this model are not known", hint=hint)
-
-        def saved(cut: Counts) -> float:
-            return 1 - costs.total(what, cut) / full
-
-        found = reach(counts, saved, goal)
+    def _cut(
+        self, graph: Graph, groups: Sequence[Group], rooms: Sequence[Room], ranking: Ranking, costs: Costs,
+        data: Data | None, allocation: Allocation,
+    ) -> Counts:  # fmt: skip
+        """How many atoms of each group go."""
+        what, goal = self._goal()
+        counts = globally(rooms, ranking.costs) if allocation == "global" else uniform(rooms)
+        saved = _saving(what, groups, costs)
+        found = counts(goal) if what == "ratio" else reach(counts, saved, goal)  # a ratio: the nearest multiples
+        if found is not None and allocation == "sensitivity" and data is not None:
+            probed = [n or following(r, 0) or 0 for n, r in zip(found, rooms, strict=True)]
+            samples = data.some(graph, _PROBED)
+            harms = measure(
+                graph, groups, ranking.orders, ranking.costs, ranking.readers, np.asarray(probed, np.int64), samples
+            )
+            found = by_harm(rooms, harms, saved, min(goal, saved(counts(1.0))))
         if found is None:
-            most = saved(counts(1.0))
-            message = f"prune: {goal:.1%} of {what} cannot go, {most:.1%} at most"
+            message = f"prune: {goal:.1%} of {what} cannot go, {saved(counts(1.0)):.1%} at most"
             raise error("EC0334", message, hint=f"least={self.least} and keep hold the rest")
         return found
 
@@ -152,13 +174,26 @@ class Prune(Pass):
         ]
 
 
-def least_important(groups: Sequence[Group], matters: Sequence[Scores], cut: Sequence[int] | Counts) -> list[Atom]:
-    """Of every group the atoms of least score, as many as `cut` says."""
+def first_atoms(groups: Sequence[Group], ranking: Ranking, cut: Sequence[int] | Counts) -> list[Atom]:
+    """Of every group the first atoms to go, as many as `cut` says."""
     return [
         Atom(g, int(g.numbers[i]))
-        for g, score, n in zip(groups, matters, cut, strict=True)
-        for i in np.argsort(score, kind="stable")[: int(n)]
+        for g, order, n in zip(groups, ranking.orders, cut, strict=True)
+        for i in order[: int(n)]
     ]
+
+
+def _saving(what: str, groups: Sequence[Group], costs: Costs) -> Callable[[Counts], float]:
+    """Cut -> the part it saves."""
+    if what == "ratio":
+        widths = np.asarray([g.width for g in groups])
+        channels = sum(g.width * len(g.numbers) for g in groups)
+        return lambda cut: float((cut * widths).sum() / channels)
+    full = costs.total(what, [0] * len(groups))
+    if full == 0:
+        hint = "fix the input shapes: --input-shape"
+        raise error("EC0334", "the multiply-accumulates of this model are not known", hint=hint)
+    return lambda cut: 1 - costs.total(what, cut) / full
 
 
 def _alignment(ctx: PassContext) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgec.graph import Graph, constant, ir, is_constant
+from edgec.graph import Graph, attribute, constant, ir, is_constant
 from edgec.passes.quantize.correction import middle_mean
 from edgec.passes.quantize.layers import OPS, Layer
 from edgec.passes.quantize.moments import Moments, column_means, columns
@@ -76,6 +76,22 @@ def weight_layers(graph: Graph, reference: Graph, smallest: int) -> list[WeightL
             continue
         found.append(WeightLayer(node, twins[node.outputs[0].name], node, float_bias=True))
     return found
+
+
+def product_layer(node: ir.Node) -> WeightLayer | None:
+    """The node as a layer by itself, if each of its outputs is the product of a row of its weight with a patch of its input,
+    plus its bias, and the weight is its own."""
+    if node.op_type not in OPS or node.domain or len(node.inputs) < 2 or not is_large(node.inputs[1], 1):
+        return None
+    layer = WeightLayer(node, node, node, float_bias=True)
+    if node.op_type == "Conv":
+        return layer
+    plain = node.op_type == "MatMul" or (
+        node.op_type == "Gemm"
+        and not attribute(node, "transA")
+        and attribute(node, "alpha") == attribute(node, "beta") == 1
+    )
+    return layer if plain and len(layer.weight_value.shape or ()) == 2 else None
 
 
 def tables_of_rows(graph: Graph, smallest: int) -> list[ir.Value]:
