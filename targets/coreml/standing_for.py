@@ -32,10 +32,10 @@ class StandingFor:
     another model's."""
 
     def __init__(self, path: Path, reference: Graph, toolchains: ToolchainManager, folder: Path) -> None:
-        self._program = decode(path, toolchains.ensure("coreml"), folder)
+        self.program = decode(path, toolchains.ensure("coreml"), folder)
         ends = reported(path)
         if ends is None or not _fits(ends, reference):
-            ends = derived(self._program, reference, path)
+            ends = derived(self.program, reference, path)
         self._interface, self._path = ends, path
         self._session = self._loaded(())
         self.describe = f"the decoded package in {self._session.describe} (fp16 rounded after each operation)"
@@ -44,7 +44,7 @@ class StandingFor:
             for p in ends.inputs
             if all(isinstance(d, int) for d in p.onnx_shape)
         }
-        self._inside = _same_names(self._program, reference)
+        self._inside = _same_names(self.program, reference)
         self.names = self._inside.keys()
 
     def run(self, samples: Iterable[Arrays]) -> Iterator[Arrays]:
@@ -61,12 +61,12 @@ class StandingFor:
 
     def _loaded(self, inside: Sequence[str]) -> Session:
         try:
-            return Session(to_onnx(self._program, half=True, inside=inside))
+            return Session(to_onnx(self.program, half=True, inside=inside))
         except NotEvaluated as e:
             raise not_evaluated(self._path, e) from e
 
     def _fed(self, sample: Arrays) -> Arrays:
-        kinds = {v.name: "float32" if v.dtype in FLOATS else "int64" for v in self._program.inputs}
+        kinds = {v.name: "float32" if v.dtype in FLOATS else "int64" for v in self.program.inputs}
         return {k: a.astype(kinds[k]) for k, a in self._interface.store(sample).items()}
 
 

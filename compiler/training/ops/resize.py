@@ -27,7 +27,7 @@ def resize(
     wanted = ints(sizes)
     factors = scales.tolist() if scales is not None and scales.numel() else None
     for i, axis in enumerate(axes):
-        n = x.shape[axis]
+        n = int(x.shape[axis])  # a number where this is traced, too
         out = wanted[i] if wanted else math.floor(n * factors[i]) if factors else n
         scale = factors[i] if factors and not wanted else out / n
         if out == n and scale == 1:

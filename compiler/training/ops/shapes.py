@@ -53,7 +53,7 @@ def reshape(call: Call, x: Tensor, dims: Tensor) -> Tensor:
 @op("Flatten")
 def flatten(call: Call, x: Tensor) -> Tensor:
     axis = call["axis"] if call["axis"] >= 0 else call["axis"] + x.dim()
-    return x.reshape(math.prod(x.shape[:axis]), -1)
+    return x.reshape(math.prod(int(d) for d in x.shape[:axis]), -1)  # int: a number where this is traced
 
 
 @op("Squeeze")
