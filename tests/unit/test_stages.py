@@ -100,9 +100,12 @@ def test_each_step_has_a_row(tmp_path: Path, metrics: Path) -> None:
     assert artifact.bytes == result.artifact.size(result.artifact.entry)
     assert all(s.latency_ms and s.latency_ms > 0 for s in result.report.compression)
     assert (float_.sqnr_db, float_.metric) == (None, 0)
-    assert cut.sqnr_db is not None and mended.sqnr_db is not None and cut.metric is not None
+    assert cut.sqnr_db is not None
+    assert mended.sqnr_db is not None
+    assert cut.metric is not None
     assert cut.sqnr_db < mended.sqnr_db
-    assert mended.metric is not None and cut.metric < mended.metric < 0
+    assert mended.metric is not None
+    assert cut.metric < mended.metric < 0
     assert artifact.metric == pytest.approx(mended.metric, rel=1e-3)
     again = Report.from_json(result.report.to_json())
     assert [s.name for s in again.compression] == [s.name for s in result.report.compression]
