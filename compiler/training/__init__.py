@@ -18,7 +18,7 @@ _NEED_TORCH = {
     "Distilled": "edgec.training.distillation",
     "TorchGraph": "edgec.training.torch_graph",
     "distill": "edgec.training.distillation",
-    "write_back": "edgec.training.write_back",
+    "write_back": "edgec.training.written_back",
 }
 
 

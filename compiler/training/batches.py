@@ -51,20 +51,58 @@ def batch_numbers(chosen: Sequence[int], batch: int, seed: int, step: int) -> li
 def augmented(
     batch: Sequence[Arrays], options: DistillOptions, step: int, image_axes: dict[str, tuple[int, int]]
 ) -> list[Arrays]:
-    """The samples, their images flipped and shifted by chance; `image_axes`: (height, width) axes of the inputs that are
-    images. Inputs of one sample are changed alike."""
+    """The samples, their images changed by chance as `options.augment` says; `image_axes`: (height, width) axes of the
+    inputs that are images. Inputs of one sample are changed alike."""
     rng = np.random.default_rng([options.seed, 3, step])
     out = []
     for sample in batch:
-        flip = "flip" in options.augment and rng.random() < 0.5
-        shift = rng.uniform(-0.125, 0.125, 2) if "crop" in options.augment else np.zeros(2)
+        flip = rng.random() < 0.5 and "flip" in options.augment
+        shift = rng.uniform(-0.125, 0.125, 2)
+        part, at = _part(rng), rng.random(2)
         changed = dict(sample)
         for name, (h, w) in image_axes.items():
             array = sample[name]
-            for axis, part in ((h, shift[0]), (w, shift[1])):
-                rows = np.arange(array.shape[axis]) + round(part * array.shape[axis])
-                array = np.take(array, np.clip(rows, 0, array.shape[axis] - 1), axis=axis)
+            if "crop" in options.augment:
+                for axis, share in ((h, shift[0]), (w, shift[1])):
+                    rows = np.arange(array.shape[axis]) + round(share * array.shape[axis])
+                    array = np.take(array, np.clip(rows, 0, array.shape[axis] - 1), axis=axis)
+            if "zoom" in options.augment:
+                for axis, share, where in ((h, part[0], at[0]), (w, part[1], at[1])):
+                    array = _enlarged(array, axis, share, where)
             changed[name] = np.ascontiguousarray(np.flip(array, w) if flip else array)
+        out.append(changed)
+    return _blended(out, image_axes, rng) if "mix" in options.augment else out
+
+
+def _part(rng: np.random.Generator) -> tuple[float, float]:
+    """Shares of height and width: a quarter of the area to all of it, up to a third longer than wide."""
+    area, ratio = rng.uniform(0.25, 1.0), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    return min(1.0, float(np.sqrt(area * ratio))), min(1.0, float(np.sqrt(area / ratio)))
+
+
+def _enlarged(array: npt.NDArray[Any], axis: int, share: float, where: float) -> npt.NDArray[Any]:
+    """A part of an axis, `share` of it from `where` (0: first, 1: last) on, as long as all of it was: bilinear."""
+    n = array.shape[axis]
+    at = np.clip((np.arange(n) + 0.5) * share - 0.5 + where * (1 - share) * n, 0, n - 1)
+    low = np.floor(at).astype(np.int64)
+    shape = [1] * array.ndim
+    shape[axis] = n
+    weight = (at - low).astype(array.dtype).reshape(shape)
+    first, second = np.take(array, low, axis=axis), np.take(array, np.minimum(low + 1, n - 1), axis=axis)
+    blended: npt.NDArray[Any] = first + (second - first) * weight
+    return blended
+
+
+def _blended(batch: list[Arrays], image_axes: dict[str, tuple[int, int]], rng: np.random.Generator) -> list[Arrays]:
+    """Every second image, by chance, blended with another of the batch (mixup, arXiv:1710.09412)."""
+    others, shares, chosen = rng.permutation(len(batch)), rng.random(len(batch)), rng.random(len(batch)) < 0.5
+    out = []
+    for sample, other, share, blend in zip(batch, others, shares, chosen, strict=True):
+        changed = dict(sample)
+        for name in image_axes if blend and batch[other].keys() == sample.keys() else ():
+            theirs = batch[other][name]
+            if theirs.shape == sample[name].shape:
+                changed[name] = sample[name] + (theirs - sample[name]) * sample[name].dtype.type(share)
         out.append(changed)
     return out
 

@@ -97,8 +97,7 @@ class Checkpoint:
                 tmp.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Forget the state; folders that are empty then go too."""
+        """Forget the state; its folder goes too, if nothing else is in it."""
         self.path.unlink(missing_ok=True)
-        for folder in (self.path.parent, self.path.parent.parent):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
+            self.path.parent.rmdir()

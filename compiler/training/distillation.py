@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from edgec.diagnostics import Diagnostics, Location, error
 from edgec.folder_lock import FolderLock
 from edgec.graph import Graph
 from edgec.output import writing
-from edgec.runtime import Session
 from edgec.samples import Samples
 from edgec.training.batches import (
     Arrays,
@@ -31,12 +31,14 @@ from edgec.training.batches import (
     split,
 )
 from edgec.training.checkpoint import Checkpoint, State, run_key
+from edgec.training.features import automatic_features, check_features
 from edgec.training.losses import OutputLoss, loss_kind, total_loss
 from edgec.training.ops import Tensor
 from edgec.training.optimizer import Optimizer
 from edgec.training.options import DistillOptions
+from edgec.training.teacher import Teacher
 from edgec.training.torch_graph import TorchGraph
-from edgec.training.write_back import write_back
+from edgec.training.written_back import write_back
 
 _TEACHER_BYTES = 1 << 30
 """What the teacher's values may take in memory; above that they are computed batch by batch."""
@@ -65,6 +67,7 @@ def distill(
     options: DistillOptions | None = None,
     *,
     labels: Sequence[int] | None = None,
+    kept: Mapping[str, Mapping[int, npt.NDArray[np.int64]]] | None = None,
     checkpoints: Path | None = None,
     checkpoint_steps: int = 100,
     diagnostics: Diagnostics | None = None,
@@ -77,7 +80,8 @@ def distill(
     one that was interrupted goes on where it was, every `checkpoint_steps` batches and at the end of every epoch, and ends
     with the same bytes.
 
-    `labels`: the classes of the samples, for `options.hard`. The folder keeps the state of a finished run: the same call
+    `labels`: the classes of the samples, for `options.hard`. `kept`: what pruning left of the teacher's values, name -> axis
+    -> elements, so that those can be compared too (`edgec.pruning.PruningRecord.kept`). The folder keeps the state of a finished run: the same call
     returns at once.
 
     Raises:
@@ -89,10 +93,13 @@ def distill(
     notes = diagnostics if diagnostics is not None else Diagnostics()
     _check(student, teacher, options, labels)
     with _deterministic(options):
-        run = _Run(student, teacher, samples, options, labels, notes, progress or (lambda text: None))
+        run = _Run(student, teacher, samples, options, labels, kept or {}, notes, progress or (lambda text: None))
         if checkpoints is None:
             return run.train(None, checkpoint_steps)
-        keys = (student.fingerprint(), teacher.fingerprint(), options.text(), samples.digest(), str(labels))
+        left = json.dumps(
+            {n: {a: at.tolist() for a, at in axes.items()} for n, axes in (kept or {}).items()}, sort_keys=True
+        )
+        keys = (student.fingerprint(), teacher.fingerprint(), options.text(), samples.digest(), str(labels), left)
         checkpoint = Checkpoint(checkpoints, run_key(*keys, torch.__version__))
         folder = checkpoint.path.parent
         with writing(folder):
@@ -136,7 +143,8 @@ class _Run:
 
     def __init__(
         self, student: Graph, teacher: Graph, samples: Samples, options: DistillOptions,
-        labels: Sequence[int] | None, notes: Diagnostics, tell: Callable[[str], None],
+        labels: Sequence[int] | None, kept: Mapping[str, Mapping[int, npt.NDArray[np.int64]]], notes: Diagnostics,
+        tell: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.student, self.options, self.notes, self.tell = student, options, notes, tell
         self.net = TorchGraph(student, train_scales=options.train_scales, device=options.device)
@@ -154,9 +162,12 @@ class _Run:
         self.images = image_axes(self.samples[0]) if options.augment else {}
         if options.augment and not self.images:
             raise error("EC0323", "training option augment is for images, and no input is one")
-        self.wanted = [*self.net.outputs, *(f for f in options.features if f not in self.net.outputs)]
-        features = [f for f in options.features if f not in self.net.outputs]
-        self.teacher = Session(teacher, optimise=not features, all_values=features or False, fallback=True)
+        features = options.features
+        chosen = automatic_features(student, teacher, kept) if features == "auto" else features
+        check_features(student, teacher, chosen)
+        self.features = [f for f in chosen if f not in self.net.outputs]
+        self.wanted = [*self.net.outputs, *self.features]
+        self.teacher = Teacher(teacher, self.wanted, kept)
         self.parts: list[OutputLoss] = []
         self.known = self._teach()
         self.together = self._batches_agree()
@@ -173,7 +184,7 @@ class _Run:
         power = dict.fromkeys(self.wanted, 0.0)
         total = 0
         for sample in self.samples:
-            values = self._taught(sample)
+            values = self.teacher.values(sample)
             for name in self.wanted:
                 power[name] += float(np.mean(np.square(values[name], dtype=np.float64))) / len(self.samples)
             total += sum(a.nbytes for a in values.values())
@@ -184,7 +195,8 @@ class _Run:
         for name in self.wanted:
             share = max(power[name], 1e-12)
             if name not in self.net.outputs:
-                self.parts.append(OutputLoss(name, "numbers", 1, share, self.options.feature_weight))
+                each = self.options.feature_weight / len(self.features)
+                self.parts.append(OutputLoss(name, "numbers", 1, share, each))
             elif values[name].dtype.kind == "f":
                 kind, axis = loss_kind(self.net.graph, name, self.options.loss)
                 self.parts.append(OutputLoss(name, kind, axis, share))
@@ -202,14 +214,10 @@ class _Run:
         self._check_shapes()
         return known
 
-    def _taught(self, sample: Arrays) -> Arrays:
-        values = self.teacher.run(sample)
-        return {n: values[n] for n in self.wanted}
-
     def _check_shapes(self) -> None:
         with torch.no_grad():
             ours = self.net.run(self.samples[0], self.wanted)
-        theirs = self._taught(self.samples[0])
+        theirs = self.teacher.values(self.samples[0])
         for name in self.wanted:
             if tuple(ours[name].shape) != theirs[name].shape:
                 code = "EC0327" if name in self.net.outputs else "EC0322"
@@ -246,11 +254,11 @@ class _Run:
         batch = [self.samples[i] for i in numbers]
         if self.options.augment and step is not None:
             batch = augmented(batch, self.options, step, self.images)
-            taught = [self._taught(s) for s in batch]
+            taught = [self.teacher.values(s) for s in batch]
         elif self.known is not None:
             taught = [self.known[i] for i in numbers]
         else:
-            taught = [self._taught(s) for s in batch]
+            taught = [self.teacher.values(s) for s in batch]
         labels = None if self.labels is None else self.labels[list(numbers)].to(self.options.device)
         groups = [list(range(len(batch)))] if self.together else [[i] for i in range(len(batch))]
         for group in groups:

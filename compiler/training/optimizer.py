@@ -34,11 +34,16 @@ class Optimizer:
         if self._options.clip:
             torch.nn.utils.clip_grad_norm_(given, self._options.clip)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._options.lr * 0.5 * (1 + math.cos(math.pi * step / self._steps))
+            group["lr"] = self._options.lr * self._share(step)
         self._optimizer.step()
         with torch.no_grad():
             for name, mask in masks.items():
                 self._named[name].mul_(mask)
+
+    def _share(self, step: int) -> float:
+        """Of the learning rate: a linear rise over the first twentieth, then a cosine down to 0."""
+        rise = max(1, self._steps // 20)
+        return min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / self._steps))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Moments of every parameter, by `parameter|what`."""
@@ -55,4 +60,4 @@ class Optimizer:
             name, _, what = key.rpartition("|")
             p = self._named[name]
             value = torch.from_numpy(np.array(array))
-            self._optimizer.state[p][what] = value if what == "step" else value.to(p.device)
+            self._optimizer.state[p][what] = value if what == "step" else torch.empty_like(p).copy_(value)

@@ -9,7 +9,7 @@ from typing import Literal
 from edgec.diagnostics import error
 
 Loss = Literal["auto", "kl", "mse"]
-Augmentation = Literal["flip", "crop"]
+Augmentation = Literal["flip", "crop", "zoom", "mix"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class DistillOptions:
     """How many batches to train on; 0: `epochs` times all of them."""
     batch: int = 32
     lr: float = 1e-3
-    """At the start; it falls to 0 along a cosine."""
+    """The greatest: it rises over the first twentieth of the steps, and falls to 0 along a cosine."""
     optimizer: Literal["adam", "sgd"] = "adam"
     temperature: float = 4.0
     """Of the softmax of logits (Hinton et al., arXiv:1503.02531)."""
@@ -30,13 +30,17 @@ class DistillOptions:
     `losses.loss_kind`."""
     hard: float = 0.0
     """Share of the cross-entropy with labels, 0..1; needs labels."""
-    features: tuple[str, ...] = ()
-    """Values inside that student and teacher both have, with the same shape: their difference counts too."""
+    features: tuple[str, ...] | Literal["auto"] = ()
+    """Values inside that student and teacher both have, with the same shape but for what was pruned: their difference
+    counts too. `auto`: some between the layers, see `features.automatic_features`."""
     feature_weight: float = 1.0
+    """Of their mean difference, relative to the teacher's power, beside the loss of the outputs."""
     clip: float = 1.0
     """The greatest norm of the gradient of all parameters; 0: no limit."""
     augment: tuple[Augmentation, ...] = ()
-    """For images: `flip` from left to right; `crop`: shifted by up to an eighth, edges repeated."""
+    """For images, all by chance: `flip` from left to right; `crop`: shifted by up to an eighth, edges repeated; `zoom`: a
+    part of a quarter of the image or more, enlarged; `mix`: blended with another one (Beyer et al., arXiv:2106.05237: the
+    teacher sees the same views, so that some hundred images teach what thousands do)."""
     holdout: float = 0.1
     """Share of the samples that are not trained on, and choose the best epoch."""
     limit: int = 10_000

@@ -21,6 +21,9 @@ from edgec.training.trainable import scale_names, stored_weights, trainable_name
 _PREPARE = ("inline-functions", "constants-to-initializers", "upgrade-opset", "infer-shapes")
 """What brings any model to the form the ops are written for."""
 
+_WIDENED = frozenset({"uint16", "uint32", "uint64"})
+"""Integers that torch stores, but computes nothing with."""
+
 
 class TorchGraph:
     """Runs a copy of `graph` in torch, in `dtype`, whatever floating-point types the model has.
@@ -53,9 +56,9 @@ class TorchGraph:
                 self._inside[g] = held
         self._constants = self._inside.pop(self.graph.model.graph)
         for name in [*trainable_names(self.graph), *(scale_names(self.graph) if train_scales else ())]:
-            self.parameters[name] = self._constants.pop(name).clone().requires_grad_()
+            self.parameters[name] = _laid_out(self._constants.pop(name).clone()).requires_grad_()
         for name, node in self._stored.items():
-            self.parameters[name] = self._dequantized(node).detach().clone().requires_grad_()
+            self.parameters[name] = _laid_out(self._dequantized(node).detach().clone()).requires_grad_()
         self._main = list(self.graph.model.graph)
 
     def _check_ops(self) -> None:
@@ -78,7 +81,7 @@ class TorchGraph:
             return torch.from_numpy(array.astype(np.float32)).to(self._dtype).to(self._device)
         if t.dtype == ir.DataType.STRING:
             raise error("EC0321", "strings cannot be trained through", Location(self.graph.source, node=t.name))
-        if t.dtype.itemsize < 1 or array.dtype.name in ("uint16", "uint32", "uint64"):
+        if t.dtype.itemsize < 1 or array.dtype.name in _WIDENED:
             array = array.astype(np.int64)
         return torch.from_numpy(array).to(torch_dtype(t.dtype, self._dtype))  # indices and shapes stay on the CPU
 
@@ -110,8 +113,14 @@ class TorchGraph:
         return {n: values[n] for n in wanted}
 
     def _feed(self, value: npt.NDArray[Any] | Tensor) -> Tensor:
-        t = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(value))
-        return t.to(self._device, self._dtype) if t.is_floating_point() else t
+        if isinstance(value, torch.Tensor):
+            return _laid_out(value.to(self._device, self._dtype)) if value.is_floating_point() else value
+        if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind in "OUS":
+            raise error("EC0321", "only numbers can be trained through", Location(self.graph.source))
+        if value.dtype.name in _WIDENED:
+            value = value.astype(np.int64)
+        t = torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        return _laid_out(t.to(self._device, self._dtype)) if t.is_floating_point() else t
 
     def _needed(self, wanted: Collection[str]) -> list[ir.Node]:
         """Nodes of the main graph that `wanted` depends on, in order."""
@@ -217,7 +226,7 @@ class TorchGraph:
         with torch.no_grad():
             for name, p in chosen.items():
                 if name not in self._stored:
-                    out[name] = p.detach().cpu().numpy().copy()
+                    out[name] = p.detach().cpu().numpy().copy(order="C")
                     continue
                 node = self._stored[name]
                 call, s = self._calls.setdefault(node, Call(node, self.graph.source, self._dtype)), node.inputs[1]
@@ -228,5 +237,10 @@ class TorchGraph:
                 first = node.inputs[0]
                 bounds = stored_range(first.dtype if first is not None else None)
                 assert bounds is not None  # as above
-                out[name] = self._on_grid(call, p, scale, zero, bounds).cpu().numpy().copy()
+                out[name] = self._on_grid(call, p, scale, zero, bounds).cpu().numpy().copy(order="C")
         return out
+
+
+def _laid_out(t: Tensor) -> Tensor:
+    """Images and kernels with channels last in memory: depthwise convolutions are several times as fast so."""
+    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t

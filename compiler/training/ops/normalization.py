@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -26,12 +28,15 @@ def group_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> T
 
 
 @op("LayerNormalization")
-def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    if call.used(1) or call.used(2):
-        raise call.unsupported("with its mean or deviation read")
-    shape = x.shape[call["axis"] :] if call["axis"] >= 0 else x.shape[x.dim() + call["axis"] :]
-    y = F.layer_norm(x, tuple(shape), eps=call["epsilon"]) * scale
-    return y if bias is None else y + bias
+def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Any:
+    first = call["axis"] % x.dim()
+    y = F.layer_norm(x, tuple(x.shape[first:]), eps=call["epsilon"]) * scale
+    y = y if bias is None else y + bias
+    if not call.used(1) and not call.used(2):
+        return y
+    axes = tuple(range(first, x.dim()))
+    mean = x.mean(axes, keepdim=True)
+    return y, mean, torch.rsqrt((x - mean).square().mean(axes, keepdim=True) + call["epsilon"])
 
 
 @op("RMSNormalization")

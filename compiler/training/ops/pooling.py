@@ -49,8 +49,8 @@ def max_pool(call: Call, x: Tensor) -> Tensor:
         raise call.unsupported("with its indices read")
     w = _window(call, x)
     pads = [(before, after + more) for (before, after), (_, more) in zip(w.pads, w.behind, strict=True)]
-    x = padded(x, pads, -math.inf)
-    return _MAX[len(w.kernel)](x, w.kernel, w.strides, 0, w.dilations)
+    y = padded(x.to(call.float_dtype), pads, -math.inf)  # integers up to 8 bits are pooled too
+    return _MAX[len(w.kernel)](y, w.kernel, w.strides, 0, w.dilations).to(x.dtype)
 
 
 @op("AveragePool")

@@ -35,6 +35,8 @@ def _reduction(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]) -> C
         over = _axes(call, x, axes)
         if not over:  # each element for itself; torch would take () for all axes
             return function(x.unsqueeze(-1), (x.dim(),), False)
+        if x.numel() == 0 and call.op_type in ("ReduceMax", "ReduceMin"):
+            raise call.unsupported("of nothing")
         return function(x, over, bool(call["keepdims"]))
 
     return reduce
@@ -69,8 +71,9 @@ def arg_min(call: Call, x: Tensor) -> Tensor:
 
 @op("TopK")
 def top_k(call: Call, x: Tensor, k: Tensor) -> Any:
-    values, indices = torch.topk(x, int(k.item()), dim=call["axis"], largest=bool(call["largest"]))
-    return values, indices
+    """Of equal elements the first comes first, which torch.topk does not promise."""
+    values, indices = torch.sort(x, dim=call["axis"], descending=bool(call["largest"]), stable=True)
+    return values.narrow(call["axis"], 0, int(k.item())), indices.narrow(call["axis"], 0, int(k.item()))
 
 
 @op("CumSum")

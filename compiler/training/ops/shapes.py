@@ -21,6 +21,18 @@ def size(call: Call, x: Tensor) -> Tensor:
     return torch.tensor(x.numel(), dtype=torch.int64)
 
 
+@op("Constant")
+def constant(call: Call) -> Tensor:
+    """One inside a subgraph: those of the main graph are initialisers by now."""
+    held = call.node.attributes["value"].as_tensor() if "value" in call.node.attributes else None
+    if held is None:
+        raise call.unsupported(f"by {', '.join(call.node.attributes)}")
+    array = np.array(held.numpy())
+    return torch.from_numpy(array.astype(np.int64) if array.dtype.kind == "u" else array).to(
+        call.dtype(held.dtype.value)
+    )
+
+
 @op("ConstantOfShape")
 def constant_of_shape(call: Call, dims: Tensor) -> Tensor:
     value = call["value"]
