@@ -28,11 +28,10 @@ from typing import Any
 
 import numpy as np
 from peers.environments import python_of
-from peers.runs import HERE
+from peers.runs import HERE, hashed
 from peers.tables import head
 
 import edgec.targets.coreml as coreml
-from edgec.graph import Graph
 from edgec.targets.coreml.evaluate.rules import NotEvaluated
 from edgec.targets.coreml.interface import Interface, Port
 from edgec.targets.coreml.program import Program, Value
@@ -48,17 +47,18 @@ RESTARTS = 50
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="environments are kept here")
+    parser.add_argument("--work", type=Path, required=True, help="environments and peers' packages are kept here")
     parser.add_argument("--ops", nargs="+", metavar="OP", help="cases that begin with one of these only")
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     groups = loaded("node_cases").cases_by_op()
     cases = [(op, c) for op, found in groups.items() if not args.ops or op in args.ops for c in found]
-    results = {name: TOOLS[name]([c for _, c in cases], args.work) for name in args.tools}
-    for name, rows in results.items():
+    results = {}
+    for name in args.tools:
+        rows = results[name] = TOOLS[name]([c for _, c in cases], args.work)
         for verdict in ("wrong", "crashed", "not judged"):
-            print(causes(name, verdict, [op for op, _ in cases], rows))
+            print(causes(name, verdict, [op for op, _ in cases], rows), flush=True)
     print("\n".join(["", *head("converter", *VERDICTS)]))
     for name, rows in results.items():
         counts = Counter(r.verdict for r in rows)
@@ -93,27 +93,18 @@ def by_edgec(cases: Sequence[Any], work: Path) -> list[Any]:
 def by_onnx2coreml(cases: Sequence[Any], work: Path) -> list[Any]:
     shared = loaded("lowered_cases")
     rows: list[Any] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, jobs, forms = Path(scratch), [], []
-        for c in cases:
-            given: list[Any] = []
-            # the cases' own forms, none of them lowered by edgec: each "lowering" here only keeps the model
-            refused = shared.node_case(c.name, c.model, *c.data_sets[0], lambda g, given=given: keep(g, given))
-            tasks = variants(shared, c) if given else []
-            rows.append(tasks or refused)
-            if tasks:
-                names = [f"{len(jobs)}-{k}.onnx" for k in range(len(tasks))]
-                for name, t in zip(names, tasks, strict=True):
-                    (folder / name).write_bytes(t.proto.SerializeToString())
-                jobs.append(names)
-                forms.append(tasks)
-        answers = iter(zip(forms, converted(folder, jobs, work), strict=True))
-        return [judged(shared, folder, *next(answers)) if isinstance(r, list) else r for r in rows]
-
-
-def keep(graph: Graph, given: list[Any]) -> tuple[Graph, tuple[str, ...]]:
-    given.append(graph)
-    return graph, ()
+    models: list[list[bytes]] = []
+    for c in cases:
+        # what no converter can take is refused here; else each "lowering" only keeps the model
+        given = shared.node_case(c.name, c.model, *c.data_sets[0], lambda g: (g, ()))
+        if isinstance(given, shared.Task):
+            rows.append(variants(shared, c))
+            models.append([t.proto.SerializeToString() for t in rows[-1]])
+        else:
+            rows.append(given)
+    folder, answers = converted(models, work)
+    told = iter(answers)
+    return [judged(shared, folder, r, next(told)) if isinstance(r, list) else r for r in rows]
 
 
 def variants(shared: ModuleType, case: Any) -> list[Any]:
@@ -129,17 +120,24 @@ def variants(shared: ModuleType, case: Any) -> list[Any]:
     return [t for t in found if isinstance(t, shared.Task)]
 
 
-def converted(folder: Path, jobs: Sequence[Sequence[str]], work: Path) -> list[dict[str, Any]]:
-    listed, results = folder / "cases.json", folder / "results.jsonl"
-    listed.write_text(json.dumps(jobs))
-    decoder = Path(coreml.__file__).with_name("decoder_worker.py")
-    command = [str(python_of("onnx2coreml", work)), str(HERE / "onnx2coreml_nodes.py")]
+def converted(cases: Sequence[Sequence[bytes]], work: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder with decoded programs, and an answer for each case. What was done already is not done again."""
+    worker, decoder = HERE / "onnx2coreml_nodes.py", Path(coreml.__file__).with_name("decoder_worker.py")
+    listed = HERE / "requirements" / "onnx2coreml.txt"
+    key = hashed(worker, decoder, listed, *(m for forms in cases for m in forms))
+    folder = work / "coreml-nodes" / key[:10]
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [[f"{i}-{k}.onnx" for k in range(len(forms))] for i, forms in enumerate(cases)]
+    for names, forms in zip(jobs, cases, strict=True):
+        for name, model in zip(names, forms, strict=True):
+            (folder / name).write_bytes(model)
+    given, results = folder / "cases.json", folder / "results.jsonl"
+    given.write_text(json.dumps(jobs))
+    command = [str(python_of("onnx2coreml", work)), str(worker), str(decoder), str(folder), str(given), str(results)]
     for _ in range(RESTARTS):
-        done = subprocess.run(
-            [*command, str(decoder), str(folder), str(listed), str(results)], capture_output=True, text=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
-            return [json.loads(line) for line in results.read_text().splitlines()]
+            return folder, [json.loads(line) for line in results.read_text().splitlines()]
         if not results.exists():
             break
     raise SystemExit(f"onnx2coreml: {done.stderr[-2000:]}")
@@ -151,12 +149,13 @@ def judged(shared: ModuleType, folder: Path, tasks: Sequence[Any], answer: Mappi
         if verdict in answer:
             return shared.Result(name, told, "", answer[verdict])
     form, program, weights = answer["done"]
-    task, read = tasks[form], read_program(folder / program, folder / weights)
-    ops = tuple(o.op for o in read.operations if o.op != "const")
-    interface = ends(read, task)
-    if isinstance(interface, str):
-        return shared.Result(name, "wrong", "", interface, ops)
+    task, ops = tasks[form], ()
     try:
+        read = read_program(folder / program, folder / weights)
+        ops = tuple(o.op for o in read.operations if o.op != "const")
+        interface = ends(read, task)
+        if isinstance(interface, str):
+            return shared.Result(name, "wrong", "", interface, ops)
         (got,) = DecodedRunner(read, interface, half=False).run([task.feeds])
     except NotEvaluated as e:
         return shared.Result(name, "not judged", "", str(e), ops)

@@ -99,7 +99,12 @@ class _Dump:
     def program(self, f: Any) -> dict[str, Any]:
         """A classifier's label and dictionary are the probabilities they are made of: those are its output here."""
         outputs = [v.op.probabilities if v.op is not None and v.op.op_type == "classify" else v for v in f.outputs]
-        written = [o for o in f.operations if o.op_type != "classify" and not self.inlined(o)]
+        given = {v.name for v in outputs}  # a number may be an output, too
+        written = [
+            o
+            for o in f.operations
+            if o.op_type != "classify" and (not self.inlined(o) or any(v.name in given for v in o.outputs))
+        ]
         return {
             "inputs": [self.value(v) for v in f.inputs.values()],
             "outputs": list(dict.fromkeys(v.name for v in outputs)),

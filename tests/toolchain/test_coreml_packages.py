@@ -239,6 +239,12 @@ def run(job):
     model = ct.convert(branches, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS17, skip_model_load=True,
                        pass_pipeline=ct.PassPipeline.EMPTY)
     model.save(str(job.folder / "branches.mlpackage"))
+    @mb.program(input_specs=[mb.TensorSpec(shape=(1, 3))], opset_version=ct.target.iOS17)
+    def number(x):
+        return mb.relu(x=x, name="y"), mb.const(val=0.5, name="s")
+    model = ct.convert(number, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS17,
+                       compute_precision=ct.precision.FLOAT32, skip_model_load=True)
+    model.save(str(job.folder / "number.mlpackage"))
     return {}
 """
 
@@ -275,6 +281,11 @@ def test_what_is_not_decoded_is_no_damage(others: Path, coreml: Toolchain, tmp_p
     with pytest.raises(EdgecError, match="operations of its own inside") as caught:
         decode(others / "branches.mlpackage", coreml, tmp_path / "decode")
     assert caught.value.diagnostics[0].code == "EC0681"
+
+
+def test_a_number_may_be_an_output(others: Path, coreml: Toolchain, tmp_path: Path) -> None:
+    program = decode(others / "number.mlpackage", coreml, tmp_path / "decode")
+    assert Session(to_onnx(program, half=False)).run({"x": np.ones((1, 3), np.float32)})["s"] == 0.5
 
 
 # --- verification and commands --------------------------------------------------------------------------------------------
