@@ -86,7 +86,7 @@ class Prune(Pass):
             return PassResult(False)
         data = None
         if ctx.calibration is not None:
-            data = Data(ctx.calibration, self.samples, self.columns, self.memory, ctx.seed)
+            data = Data.read(graph, ctx.calibration, self.samples, self.columns, self.memory, ctx.seed)
         allocation = self._allocation(data)
         ranking = rank(graph, groups, self.importance, data, observe=allocation == "sensitivity")
         align = self.align or _alignment(ctx)
@@ -143,7 +143,7 @@ class Prune(Pass):
         found = counts(goal) if what == "ratio" else reach(counts, saved, goal)  # a ratio: the nearest multiples
         if found is not None and allocation == "sensitivity" and data is not None:
             probed = [n or following(r, 0) or 0 for n, r in zip(found, rooms, strict=True)]
-            samples = data.some(graph, _PROBED)
+            samples = data.judged[:_PROBED]
             harms = measure(
                 graph, groups, ranking.orders, ranking.costs, ranking.readers, np.asarray(probed, np.int64), samples
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +18,29 @@ from edgec.passes.prune.reconstruction import Reader, elimination, observe_reade
 from edgec.passes.quantize.correction import staged_samples
 from edgec.samples import Samples
 
+Arrays = dict[str, npt.NDArray[Any]]
+
+_FEW = 8
+
 Importance = Literal["auto", "l1", "l2", "bn", "activation", "taylor", "reconstruction"]
 
 
 @dataclass(frozen=True)
 class Data:
-    """Calibration inputs, and how much of them is used."""
+    """Calibration inputs in memory: those that weights are fitted on, and others that what was fitted is judged on."""
 
-    samples: Samples
-    count: int
+    fitted: Sequence[Arrays]
+    judged: Sequence[Arrays]
     columns: int
-    memory: int
     seed: int
 
-    def some(self, graph: Graph, count: int) -> list[dict[str, npt.NDArray[np.generic]]]:
-        """The first `count`, as many as fit the memory."""
-        return staged_samples(graph, self.samples, min(count, self.count), self.memory)[0]
+    @classmethod
+    def read(cls, graph: Graph, samples: Samples, count: int, columns: int, megabytes: int, seed: int) -> Data:
+        """The first `count` samples, or as many as fit the memory; every fourth is judged on. Few serve for both."""
+        found, _ = staged_samples(graph, samples, count, megabytes)
+        if len(found) < _FEW:
+            return cls(found, found, columns, seed)
+        return cls([s for i, s in enumerate(found) if i % 4 != 3], found[3::4], columns, seed)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def rank(graph: Graph, groups: Sequence[Group], importance: Importance, data: Da
         importance = "l2" if data is None else "reconstruction"
     readers: dict[ir.Node, Reader] = {}
     if data is not None and (observe or importance == "reconstruction"):
-        readers = observe_readers(graph, groups, data.samples, data.count, data.columns, data.memory, data.seed)
+        readers = observe_readers(graph, groups, data.fitted, data.columns, data.seed)
     if importance in WEIGHTS:
         return Ranking.by(_by_weights(groups, importance), readers)
     if data is None:
@@ -69,8 +76,7 @@ def rank(graph: Graph, groups: Sequence[Group], importance: Importance, data: Da
         raise error("EC0731", f"importance={importance} needs calibration data", hint=hint)
     if importance == "reconstruction":
         return _by_reconstruction(groups, readers)
-    samples = data.some(graph, data.count)
-    found = (activity if importance == "activation" else sensitivity_of_outputs)(graph, groups, samples)
+    found = (activity if importance == "activation" else sensitivity_of_outputs)(graph, groups, data.fitted)
     return Ranking.by(_filled(groups, found), readers)
 
 

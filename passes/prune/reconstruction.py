@@ -19,11 +19,9 @@ import numpy.typing as npt
 
 from edgec.graph import Graph, ir
 from edgec.passes.prune.groups.group import Group
-from edgec.passes.prune.weight_layers import WeightLayer, product_layer
-from edgec.passes.quantize.correction import staged_samples
+from edgec.passes.prune.weight_layers import WeightLayer, product_layer, shrunk
 from edgec.passes.quantize.moments import Moments, columns
 from edgec.passes.quantize.staged_run import StagedRun
-from edgec.samples import Samples
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -95,19 +93,10 @@ def readers_of(graph: Graph, groups: Sequence[Group]) -> dict[ir.Node, tuple[Wei
 
 
 def observe_readers(
-    graph: Graph,
-    groups: Sequence[Group],
-    calibration: Samples,
-    count: int,
-    column_count: int,
-    megabytes: int,
-    seed: int,
+    graph: Graph, groups: Sequence[Group], samples: Sequence[dict[str, Array]], column_count: int, seed: int
 ) -> dict[ir.Node, Reader]:
     """The second moments of what readers read, by one run of the graph over the samples."""
     layers = readers_of(graph, groups)
-    if not layers:
-        return {}
-    samples, _ = staged_samples(graph, calibration, count, megabytes)
     run = StagedRun(graph, samples)
     out = {}
     for node, (layer, c) in layers.items():
@@ -129,7 +118,7 @@ def _second(found: Iterable[Array], k: int, *, central: bool) -> tuple[Array, Ar
     for x in found:
         moments.add(x)
     moments.close(central=central)
-    return np.asarray(moments.qq[0]), np.asarray(moments.mean[0] * central)
+    return shrunk(moments.qq, moments.n)[0], np.asarray(moments.mean[0] * central)
 
 
 def _variances(found: Iterable[Array], k: int, *, central: bool) -> tuple[Array, Array]:
