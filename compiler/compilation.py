@@ -91,7 +91,7 @@ class Compilation:
             graph = self._load()
         with clock("samples"):
             calibration, checked = self._open_samples(graph)
-        ctx = PassContext(diagnostics=notes, samples=checked, calibration=calibration)
+        ctx = PassContext(diagnostics=notes, samples=checked, calibration=calibration, progress=tell)
         with clock("passes"):
             tell("passes")
             lowered = lower(

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -47,6 +47,8 @@ class PassContext:
     rules: set[str] = field(default_factory=set)
     """Names of all rules that were tried, so that a misspelt one is told from one that never matched."""
     seed: int = 0
+    progress: Callable[[str], None] = lambda text: None
+    """Told by passes that take minutes what they are at."""
 
 
 @dataclass(frozen=True)

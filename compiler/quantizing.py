@@ -93,7 +93,7 @@ def quantize(
     shaped = frozen(graph, input_shapes, registry)
     inputs, checked = given_samples(calibration, samples, shaped, preprocess, notes, choosing=bool(accuracy))
     steps = with_options(chosen.pipeline(precision, effort), "quantize", options or {})
-    ctx = PassContext(diagnostics=notes, samples=checked, calibration=inputs)
+    ctx = PassContext(diagnostics=notes, samples=checked, calibration=inputs, progress=tell)
     tell("quantise")
     lowered = lower(
         graph, chosen, precision, input_shapes=input_shapes, pipeline=steps, accuracy=accuracy, options=target_options,

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("edgec.cli.compile", "Compile a model (or the project edgec.yaml) for a target, and verify it."),
     "opt": ("edgec.cli.opt", "Run passes on a model: ONNX in, ONNX out."),
     "quantize": ("edgec.cli.quantize", "Quantise a model: ONNX in, ONNX with Q/DQ out, compared with the float model."),
+    "distill": ("edgec.cli.distill", "Train a small model towards a large one, without labels: ONNX in, ONNX out."),
     "check": ("edgec.cli.check", "Show where each node would run; needs no vendor SDK."),
     "inspect": ("edgec.cli.inspect", "Show what is in a model."),
     "compare": ("edgec.cli.compare", "Compare two models' outputs, or all their layers, on the same inputs."),

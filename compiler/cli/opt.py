@@ -84,7 +84,7 @@ def opt(
         ctx.calibration, ctx.samples = given_samples(calib, samples, given, pre, found)
     before, count = graph.op_counts(), sum(1 for _ in graph.nodes())
     dumps = [DumpAfterEach(dump_after_each)] if dump_after_each is not None else []
-    with blaming(lambda: Graph.load(model)):
+    with blaming(lambda: Graph.load(model)), console.progress() as ctx.progress:
         records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
     graph.verify()
     if why_not is not None:

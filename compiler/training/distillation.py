@@ -40,6 +40,11 @@ from edgec.training.teacher import Teacher
 from edgec.training.torch_graph import TorchGraph
 from edgec.training.written_back import write_back
 
+_SAVE_SECONDS = 60.0
+"""A checkpoint is written at least so often, where batches take long."""
+
+_TELL_SECONDS = 5.0
+
 _TEACHER_BYTES = 1 << 30
 """What the teacher's values may take in memory; above that they are computed batch by batch."""
 
@@ -108,6 +113,11 @@ def distill(
             lock.acquire()
         try:
             return run.train(checkpoint, checkpoint_steps)
+        except (KeyboardInterrupt, SystemExit) as e:
+            e.add_note(
+                f"training stood at batch {run.saved} of {run.steps}, and goes on there when it is run again ({folder})"
+            )
+            raise
         finally:
             lock.release()
 
@@ -171,6 +181,8 @@ class _Run:
         self.parts: list[OutputLoss] = []
         self.known = self._teach()
         self.together = self._batches_agree()
+        self.saved = 0
+        """The batch up to which a checkpoint holds what was trained."""
         self.zeros = {
             n: p.detach() != 0 for n, p in self.net.parameters.items() if options.keep_zeros and p.dim() >= 2 and (p == 0).any()
         }  # fmt: skip
@@ -200,7 +212,10 @@ class _Run:
             elif values[name].dtype.kind == "f":
                 kind, axis = loss_kind(self.net.graph, name, self.options.loss)
                 self.parts.append(OutputLoss(name, kind, axis, share))
-        self.wanted = [p.name for p in self.parts]
+                if kind == "logits" and self.features:  # softmax does not see what is added to all of them
+                    each = self.options.feature_weight / len(self.features)
+                    self.parts.append(OutputLoss(name, "numbers", 1, share, each))
+        self.wanted = list(dict.fromkeys(p.name for p in self.parts))
         if not self.parts:
             raise error(
                 "EC0327", "the student has no output in floating point to learn from", Location(self.student.source)
@@ -287,14 +302,20 @@ class _Run:
         else:
             self._restore(state, optimizer)
             self.tell(f"resume after batch {state.step} of {self.steps}")
+        self.saved = state.step
+        began, told, saved = time.perf_counter(), start, start
         while state.step < self.steps:
             state.running.append(self._train_step(state.step, optimizer))
             state.step += 1
-            if state.step % self.per_epoch == 0 or state.step == self.steps:
+            left = (time.perf_counter() - began) / (state.step - resumed) * (self.steps - state.step)
+            if ended := state.step % self.per_epoch == 0 or state.step == self.steps:
                 self._end_epoch(state)
+            if ended or time.perf_counter() > told + _TELL_SECONDS:
+                self._tell_progress(state, left)
+                told = time.perf_counter()
+            if ended or state.step % every == 0 or time.perf_counter() > saved + _SAVE_SECONDS:
                 self._keep(checkpoint, state, optimizer)
-            elif state.step % every == 0:
-                self._keep(checkpoint, state, optimizer)
+                saved = time.perf_counter()
         losses = [row[2] for row in state.history]
         best = int(np.argmin(losses))
         graph = self.student.clone()
@@ -334,9 +355,12 @@ class _Run:
             state.best = self._arrays()
         state.history.append([state.step, float(np.mean(state.running)), held])
         state.running = []
-        self.tell(
-            f"batch {state.step} of {self.steps}: loss {state.history[-1][1]:.4g}, on held-out samples {held:.4g}"
-        )
+
+    def _tell_progress(self, state: State, left: float) -> None:
+        _, trained, held = state.history[-1]
+        loss = float(np.mean(state.running)) if state.running else trained
+        wait = "" if state.step == self.steps else f", {_duration(left)} left"
+        self.tell(f"train: batch {state.step} of {self.steps}, loss {loss:.4g}, on held-out samples {held:.4g}{wait}")
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {n: p.detach().cpu().numpy().copy() for n, p in self.net.parameters.items()}
@@ -345,9 +369,17 @@ class _Run:
         if checkpoint is not None:
             state.parameters, state.optimizer = self._arrays(), optimizer.arrays()
             checkpoint.save(state)
+            self.saved = state.step
 
     def _restore(self, state: State, optimizer: Optimizer) -> None:
         with torch.no_grad():
             for name, p in self.net.parameters.items():
                 p.copy_(torch.from_numpy(state.parameters[name]))
         optimizer.restore(state.optimizer)
+
+
+def _duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -19,20 +19,29 @@ if TYPE_CHECKING:
 
 _READERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "GlobalAveragePool", "ReduceMean"})
 
+_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
 
 def automatic_features(student: Graph, teacher: Graph, kept: Kept, most: int = 8) -> list[str]:
     """`most` values at most, evenly spread from input to output, that everything some output is computed from goes through:
     the stream between residual blocks, the layers of a plain network. Only those a layer reads, so after activations.
     """
     there = _activations(teacher)
-    fitting = []
-    for v in _passages(student):
-        read = any(node.op_type in _READERS and i == 0 for node, i in v.uses())
-        if read and v.name in there and _fits(v, there[v.name], kept.get(v.name, {})):
-            fitting.append(v.name)
+    fitting = [
+        v.name
+        for v in _passages(student)
+        if _read_by_layer(v) and v.name in there and _fits(v, there[v.name], kept.get(v.name, {}))
+    ]
     if len(fitting) <= most:
         return fitting
     return [fitting[round((i + 1) * len(fitting) / most) - 1] for i in range(most)]
+
+
+def _read_by_layer(v: ir.Value) -> bool:
+    """Directly, or quantised."""
+    return any(
+        i == 0 and (n.op_type in _READERS or (n.op_type in _PAIR and _read_by_layer(n.outputs[0]))) for n, i in v.uses()
+    )
 
 
 def check_features(student: Graph, teacher: Graph, names: Sequence[str]) -> None:

@@ -34,7 +34,8 @@ class DistillOptions:
     """Values inside that student and teacher both have, with the same shape but for what was pruned: their difference
     counts too. `auto`: some between the layers, see `features.automatic_features`."""
     feature_weight: float = 1.0
-    """Of their mean difference, relative to the teacher's power, beside the loss of the outputs."""
+    """Of their mean difference, relative to the teacher's power, beside the loss of the outputs. Logits are compared so
+    too, as one of them."""
     clip: float = 1.0
     """The greatest norm of the gradient of all parameters; 0: no limit."""
     augment: tuple[Augmentation, ...] = ()

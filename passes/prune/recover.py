@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgec.diagnostics import error
 from edgec.graph import Graph
 from edgec.pipeline import Pass, PassContext, PassResult
-from edgec.pruning import PruningRecord
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from edgec.pipeline import Contract
     from edgec.samples import Samples
 
-Method = Literal["closed-form"]
+Method = Literal["closed-form", "distillation"]
 
 
 @dataclass(frozen=True)
 class Recover(Pass):
-    """Change the weights that are left so that the graph computes what it did before `prune`.
+    """Change the weights that are left so that the graph computes what it did before `prune`, or before `quantize`.
 
     `closed-form`: layer after layer, the weights that come closest to the outputs the layer had, by least squares on what it
     reads now. `samples`: calibration inputs used, as far as their activations fit `memory` (MiB). `columns`: places
     (pixels) taken of a layer's input, all samples together; more where the layer has many weights.
 
+    `distillation`: the closed form, then training with all calibration inputs, the float graph as the teacher; needs the
+    extra `train` (PyTorch). After `quantize` it trains behind the rounding: scales and zero points stay, weights are
+    rounded to their grid. `epochs` (0: 20, and at least 400 batches), or `steps`, of `batch` inputs, `lr` at its greatest;
+    `augment`: flip, crop, zoom, mix, [] for none; auto: for colour images, flip with zoom or, where they are small, crop;
+    `features`: values inside whose difference counts too, [] for none; `temperature` of classes; `seed`; `threads` of the
+    CPU. State is kept in `checkpoints` (default: in edgec's cache), and a run that was stopped goes on from there.
+
     Raises:
-        EdgecError: EC0339 nothing was pruned in this pipeline; EC0731 no calibration data.
+        EdgecError: EC0339 nothing was pruned or quantised in this pipeline; EC0731 no calibration data; EC0320 ... EC0329
+            see `edgec.training.distill`.
     """
 
     method: Method = "closed-form"
     samples: int = 256
     columns: int = 16384
     memory: int = 2048
+    epochs: int = 0
+    steps: int = 0
+    batch: int = 16
+    lr: float = 1e-3
+    temperature: float = 4.0
+    augment: tuple[str, ...] = ("auto",)
+    features: tuple[str, ...] = ("auto",)
+    seed: int = 0
+    threads: int = 0
+    checkpoints: str = ""
 
     name: ClassVar[str] = "recover"
     contract: ClassVar[Contract] = "lossy"
@@ -41,25 +61,53 @@ class Recover(Pass):
     needs_calibration: ClassVar[bool] = True
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
-        if ctx.pruning is None:
+        quantised = self.method == "distillation" and bool(ctx.quantization)
+        if ctx.pruning is None and not quantised:
             hint = "prune{ratio=0.3},recover: both in one pipeline"
             raise error("EC0339", "recover makes good what prune lost, and nothing has been pruned", hint=hint)
         if ctx.calibration is None:
             hint = "--calib FOLDER_OF_IMAGES | data.npz | module:function: unlabelled inputs like those in use"
             raise error("EC0731", "recover needs calibration data", hint=hint)
-        if not ctx.pruning:
+        if not ctx.pruning and not quantised:
             return PassResult(False)
-        return _METHODS[self.method](self, graph, ctx.pruning, ctx.calibration, ctx)
+        return _METHODS[self.method](self, graph, ctx.calibration, ctx)
 
 
-def _closed_form(p: Recover, graph: Graph, record: PruningRecord, samples: Samples, ctx: PassContext) -> PassResult:
+def _closed_form(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) -> PassResult:
     from edgec.passes.prune.closed_form import recover
 
-    stats = recover(graph, record, samples, p.samples, p.columns, p.memory, ctx.seed)
+    if not ctx.pruning:  # nothing was cut
+        return PassResult(False)
+    stats = recover(graph, ctx.pruning, samples, p.samples, p.columns, p.memory, ctx.seed)
     return PassResult(any(stats.values()), stats)
 
 
-_METHODS: dict[Method, Callable[[Recover, Graph, PruningRecord, Samples, PassContext], PassResult]] = {
+def _distillation(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) -> PassResult:
+    from edgec.passes.prune.distil_recovery import Training, recover
+
+    first = PassResult(False) if ctx.quantization else _closed_form(p, graph, samples, ctx)
+    training = Training(
+        p.epochs or 20, p.steps, p.batch, p.lr, p.temperature, p.augment, p.features, p.seed, p.threads, p.checkpoints,
+        at_least=_LEAST_STEPS if not p.epochs else 0,
+    )  # fmt: skip
+    then = recover(graph, *_teacher(ctx), samples, training, ctx)
+    return PassResult(first.changed or then.changed, {**first.stats, **then.stats})
+
+
+_LEAST_STEPS = 400
+"""Batches trained on at least, unless epochs are given: twenty rounds through a hundred images are too few."""
+
+
+def _teacher(ctx: PassContext) -> tuple[Graph, Mapping[str, Mapping[int, npt.NDArray[np.int64]]]]:
+    """The float graph there was before the first cut, or before quantising, and what is left of its activations."""
+    if ctx.pruning is not None:
+        return ctx.pruning.reference, ctx.pruning.kept
+    assert ctx.quantization is not None  # else `run` would not have come here
+    return ctx.quantization.reference, {}
+
+
+_METHODS: dict[Method, Callable[[Recover, Graph, Samples, PassContext], PassResult]] = {
     "closed-form": _closed_form,
+    "distillation": _distillation,
 }
-"""What each method runs. It is given the pass with its options, the graph to change in place, what was pruned, inputs."""
+"""What each method runs. It is given the pass with its options, the graph to change in place, inputs, the context."""

@@ -93,7 +93,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, interruption: t
 
     def stop(text: str) -> None:
         told.append(text)
-        if len([t for t in told if t.startswith("batch")]) == 2:
+        if len([t for t in told if t.startswith("train:")]) == 2:
             raise interruption
 
     with pytest.raises(interruption):
@@ -153,7 +153,7 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
         epochs = 0
         for line in child.stdout:
             resumed += line.startswith("resume")
-            epochs += line.startswith("batch")
+            epochs += line.startswith("train:")
             if epochs == kill_after:
                 time.sleep(0.01)  # not at the moment a checkpoint is whole
                 child.kill()
@@ -169,7 +169,7 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     def nested(text: str) -> None:
-        if text.startswith("batch"):
+        if text.startswith("train:"):
             distill(net(1), net(0), samples(), OPTIONS, checkpoints=tmp_path)
 
     with pytest.raises(EdgecError) as e:

@@ -1,0 +1,127 @@
+"""Recovery by distillation: what is left is trained towards the float graph, on views of unlabelled inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec.diagnostics import Diagnostics, Location
+from edgec.graph import Graph, ir
+from edgec.pipeline import PassContext, PassResult
+from edgec.samples import Samples
+from edgec.training import DistillOptions, require_torch
+from edgec.training.options import Augmentation
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_SMALL = 64
+"""Images below are shifted, larger ones enlarged: a quarter of a 32 x 32 image shows little."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a recovery trains, beside what `DistillOptions` has defaults for."""
+
+    epochs: int
+    steps: int
+    batch: int
+    lr: float
+    temperature: float
+    augment: tuple[str, ...]
+    features: tuple[str, ...]
+    seed: int
+    threads: int
+    checkpoints: str
+    at_least: int
+    """Batches, whatever `epochs` makes of the number of samples."""
+
+
+def recover(
+    graph: Graph,
+    teacher: Graph,
+    kept: Mapping[str, Mapping[int, npt.NDArray[np.int64]]],
+    calibration: Samples,
+    training: Training,
+    ctx: PassContext,
+) -> PassResult:
+    """Train the weights of `graph`, in place, towards what `teacher` computes; weights that were not better stay.
+
+    State is kept in the folder `training.checkpoints`, by default one of edgec's cache: a run that was stopped goes on when
+    the same pass is run on the same graph and samples.
+
+    Raises:
+        EdgecError: EC0320 torch is missing; see `edgec.training.distill`.
+    """
+    require_torch()
+    from edgec.training import distill
+    from edgec.training.written_back import write_back
+
+    folder = Path(training.checkpoints).expanduser() if training.checkpoints else checkpoint_folder()
+    result = distill(
+        graph, teacher, calibration, options_for(graph, calibration, training), kept=kept, checkpoints=folder,
+        diagnostics=ctx.diagnostics, progress=ctx.progress,
+    )  # fmt: skip
+    tell(result, graph, ctx.diagnostics)
+    if not result.best_step:
+        return PassResult(False)
+    stored = graph.model.graph.initializers
+    trained = result.graph.model.graph.initializers
+    changed = {n: v.const_value.numpy() for n, v in trained.items() if _differs(v, stored.get(n))}
+    write_back(graph, changed)
+    return PassResult(True, {"weights trained": len(changed), "batches": result.steps})
+
+
+def options_for(graph: Graph, calibration: Samples, training: Training) -> DistillOptions:
+    """The options of a run; where they are left open, by what the inputs look like and how many samples there are."""
+    count = len(calibration)
+    epochs = training.epochs
+    if not training.steps:
+        per_epoch = max(1, -(-count * 9 // (10 * training.batch)))
+        epochs = max(epochs, -(-training.at_least // per_epoch))
+    augment: Any = automatic_views(graph) if training.augment == ("auto",) else training.augment
+    features: Any = "auto" if training.features == ("auto",) else training.features
+    return DistillOptions(
+        epochs=epochs, steps=training.steps, batch=training.batch, lr=training.lr, temperature=training.temperature,
+        augment=augment, features=features, seed=training.seed, threads=training.threads,
+    )  # fmt: skip
+
+
+def automatic_views(graph: Graph) -> tuple[Augmentation, ...]:
+    """How images are varied: those with three channels, flipped and shifted where they are small, else enlarged. Spectra
+    and scans of text, which have one channel, are left as they are."""
+    for v in graph.inputs:
+        dims = list(v.shape) if v.shape is not None else []
+        if len(dims) == 4 and 3 in (dims[1], dims[3]) and v.dtype is not None and v.dtype.is_floating_point():
+            sides = dims[2:] if dims[1] == 3 else dims[1:3]
+            small = any(isinstance(d, int) and d < _SMALL for d in sides)
+            return ("flip", "crop") if small else ("flip", "zoom")
+    return ()
+
+
+def checkpoint_folder() -> Path:
+    """Where runs that are given no folder keep their state: `training/` in edgec's cache."""
+    from edgec.toolchain.environment import cache_root
+
+    return cache_root() / "training"
+
+
+def tell(result: Any, graph: Graph, found: Diagnostics) -> None:
+    """A note on what training brought, and a warning where it brought nothing."""
+    where = Location(graph.source)
+    if not result.best_step:
+        hint = "a smaller lr, more epochs or more samples"
+        found.warn("EC0354", "training brought nothing: on held-out samples no epoch was better", where, hint)
+        return
+    gained = f"loss on held-out samples {result.loss_before:.4g} -> {result.loss_after:.4g}"
+    again = f", resumed after batch {result.resumed_at}" if 0 < result.resumed_at < result.steps else ""
+    found.note("EC0355", f"trained on {result.steps} batches: {gained}{again}", where)
+
+
+def _differs(new: ir.Value, old: ir.Value | None) -> bool:
+    if old is None or old.const_value is None or new.const_value is None:
+        return False
+    return bool((new.const_value.numpy() != old.const_value.numpy()).any())
