@@ -60,7 +60,7 @@ def weights(graph: Graph) -> bytes:
 def test_the_student_learns_and_neither_graph_changes() -> None:
     student, teacher = net(1), net(0)
     prints = student.fingerprint(), teacher.fingerprint()
-    result = distill(student, teacher, samples(), DistillOptions(epochs=30, batch=8, lr=0.02))
+    result = distill(student, teacher, samples(), DistillOptions(epochs=30, batch=8, lr=0.02, threads=1))
     assert (student.fingerprint(), teacher.fingerprint()) == prints
     assert result.loss_after < 0.2 * result.loss_before
     assert result.history[0][0] == 0
@@ -178,7 +178,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_labels_count_where_they_are_asked_for() -> None:
-    options = DistillOptions(epochs=40, batch=8, lr=0.03, hard=1.0)
+    options = DistillOptions(epochs=40, batch=8, lr=0.03, hard=1.0, threads=1)
     wanted = [i % 4 for i in range(24)]
     result = distill(net(1), net(0), samples(), options, labels=wanted)
     assert result.loss_after < result.loss_before
@@ -225,7 +225,7 @@ def test_a_model_with_a_fixed_batch_trains_sample_by_sample() -> None:
     found = Diagnostics()
     given = Samples(lambda: iter(held), describe="vectors")
     result = distill(
-        student, teacher, given, DistillOptions(epochs=30, lr=0.05, batch=4, loss="mse"), diagnostics=found
+        student, teacher, given, DistillOptions(epochs=30, lr=0.05, batch=4, loss="mse", threads=1), diagnostics=found
     )
     assert "EC0329" in [d.code for d in found]
     assert result.loss_after < 0.3 * result.loss_before
