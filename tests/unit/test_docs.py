@@ -93,6 +93,12 @@ def test_writing_a_pass() -> None:
     assert [*ctx.rejections["max-zero-is-relu"].values()] == ["the constant widens the shape"]
 
 
+def test_pruning(capsys: pytest.CaptureFixture[str]) -> None:
+    graph = run_block("pruning.md")["graph"]
+    assert "'channels': 8" in capsys.readouterr().out
+    assert [v.shape[0] for v in graph.model.graph.initializers.values()] == [8, 4]
+
+
 def test_writing_a_target() -> None:
     made = run_block("writing-a-target.md")["AcmeA1"]
 
