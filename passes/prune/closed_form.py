@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgec.graph import Graph, ir, is_constant
-from edgec.passes.prune.least_squares import Fit, Problem
+from edgec.graph import Graph, constant, ir, is_constant
+from edgec.passes.prune.least_squares import Fit, Part, Problem
 from edgec.passes.prune.weight_layers import WeightLayer, product_layer
 from edgec.passes.quantize.correction import closeness, staged_samples
 from edgec.passes.quantize.moments import columns, places
@@ -33,6 +33,12 @@ _COLUMNS_PER_WEIGHT = 8
 
 _HELD_OUT = 4
 """Every fourth sample chooses the ridge."""
+
+_GROUPED = 4
+"""Grouped convolutions have few weights an output, and get this part of the columns."""
+
+_KEPT = 1 << 27
+"""Floats of columns that may be kept to fit what is clipped afterwards."""
 
 _SAME = 1e-9
 """A layer that misses its variance by less than this part has nothing to make good."""
@@ -132,24 +138,52 @@ def _fitted(
     w = layer.rows(layer.weight()).astype(np.float64)
     if not np.isfinite(w).all():
         return None
-    problem = Problem(w, biased=layer.takes_bias)
+    groups, outputs, k = w.shape
+    if groups > 1:
+        column_count //= _GROUPED
     count = max(1, len(now.alive))
-    each = -(-max(column_count, _COLUMNS_PER_WEIGHT * w.shape[2]) // count)
-    for i, (x, y) in enumerate(_pairs(task, now, was, ends)):
-        found = columns(layer, x, each, np.random.default_rng((seed, i)))
-        wanted = _outputs(layer, y, each, np.random.default_rng((seed, i)))
-        held = problem.held if i % _HELD_OUT == _HELD_OUT - 1 or count == 1 else problem.fit
-        held.add(found, wanted.reshape(*w.shape[:2], -1))
+    each = -(-max(column_count, _COLUMNS_PER_WEIGHT * k) // count)
+    keeps = each * count * groups * (k + outputs) <= _KEPT
+    problem = Problem(w, layer.takes_bias, _limits(task) if keeps else None)
+    for i, (x, y, added) in enumerate(_pairs(task, now, was, ends)):
+
+        def rng(i: int = i) -> np.random.Generator:
+            return np.random.default_rng((seed, i))
+
+        wanted = _outputs(layer, y, each, rng()).reshape(groups, outputs, -1)
+        plus = None if added is None else _outputs(layer, added, each, rng()).reshape(groups, outputs, -1)
+        part = Part(columns(layer, x, each, rng()), wanted, plus)
         if count < _HELD_OUT:
-            problem.held.add(found, wanted.reshape(*w.shape[:2], -1))
+            problem.add(part, held=True)
+        problem.add(part, held=count >= _HELD_OUT and i % _HELD_OUT == _HELD_OUT - 1)
     b0 = layer.bias() if layer.takes_bias else np.zeros(layer.channels)
-    return problem.solve(b0.reshape(w.shape[:2]))
+    return problem.solve(b0.reshape(groups, outputs))
+
+
+def _limits(task: Task) -> tuple[float, float] | None:
+    """What alone reads the fitted value clips it to."""
+    out = task.layer.node.outputs[0]
+    if task.other is not None:
+        out = next(iter(out.uses())).node.outputs[0]  # the sum
+    users = list(out.uses())
+    if len(users) != 1 or out.is_graph_output() or users[0].node.domain:
+        return None
+    reader = users[0].node
+    if reader.op_type == "Relu":
+        return 0.0, np.inf
+    if reader.op_type != "Clip":
+        return None
+    bounds = [constant(v) if v is not None else None for v in reader.inputs[1:3]]
+    if any(v is not None and b is None for v, b in zip(reader.inputs[1:3], bounds, strict=True)):
+        return None
+    low, high = ([*bounds, None, None])[:2]
+    return (-np.inf if low is None else float(low)), (np.inf if high is None else float(high))
 
 
 def _pairs(
     task: Task, now: StagedRun, was: StagedRun, ends: dict[ir.Node, ir.Node | None]
-) -> Iterator[tuple[Array, Array]]:
-    """Sample by sample what the layer reads, and what it should give."""
+) -> Iterator[tuple[Array, Array, Array | None]]:
+    """Sample by sample what the layer reads, what it should give, and what is added to it before that."""
     made = task.target.producer()
     assert made is not None  # tasks_of looked
     read: Sequence[ir.Value] = [task.layer.x] if task.other is None else [task.layer.x, task.other]
@@ -158,9 +192,7 @@ def _pairs(
         y = want[task.target.name or ""]
         if task.kept is not None:
             y = np.take(y, task.kept, task.layer.channel_axis)
-        if task.other is not None:
-            y = y - have[task.other.name or ""]
-        yield have[task.layer.x.name or ""], y
+        yield have[task.layer.x.name or ""], y, have[task.other.name or ""] if task.other is not None else None
 
 
 def _outputs(layer: WeightLayer, y: Array, count: int, rng: np.random.Generator) -> Array:

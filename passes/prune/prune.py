@@ -16,7 +16,7 @@ from edgec.passes.prune.allocation import Allocation, Counts, Room, globally, re
 from edgec.passes.prune.costs import Costs, costs_of
 from edgec.passes.prune.groups import Atom, Group, find_groups, remove
 from edgec.passes.prune.ranking import Data, Importance, Ranking, rank
-from edgec.passes.prune.sensitivity import by_harm, following, measure
+from edgec.passes.prune.sensitivity import HarmMeter, by_harm, following
 from edgec.pipeline import Pass, PassContext, PassResult
 from edgec.pruning import PruningRecord
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _PROBED = 32
 """Samples that the harm of cutting a group is measured on."""
+
+_ROUNDS = 3
+"""How often an allocation by harm is decided on, each time knowing more."""
 
 _DEFAULT_ALIGN = 8
 """Channels the vector units of most targets take at a time."""
@@ -142,12 +145,12 @@ class Prune(Pass):
         saved = _saving(what, groups, costs)
         found = counts(goal) if what == "ratio" else reach(counts, saved, goal)  # a ratio: the nearest multiples
         if found is not None and allocation == "sensitivity" and data is not None:
-            probed = [n or following(r, 0) or 0 for n, r in zip(found, rooms, strict=True)]
-            samples = data.judged[:_PROBED]
-            harms = measure(
-                graph, groups, ranking.orders, ranking.costs, ranking.readers, np.asarray(probed, np.int64), samples
-            )
-            found = by_harm(rooms, harms, saved, min(goal, saved(counts(1.0))))
+            meter = HarmMeter(graph, groups, ranking, data.judged[:_PROBED])
+            meter.measure([n or following(r, 0) or 0 for n, r in zip(found, rooms, strict=True)])
+            for _ in range(_ROUNDS):
+                found = by_harm(rooms, meter.harms(), saved, min(goal, saved(counts(1.0))))
+                if found is not None:
+                    meter.measure(found)
         if found is None:
             message = f"prune: {goal:.1%} of {what} cannot go, {saved(counts(1.0)):.1%} at most"
             raise error("EC0334", message, hint=f"least={self.least} and keep hold the rest")

@@ -1,8 +1,8 @@
 """How far the outputs go when one group alone is cut, and which cuts of all groups together cost least.
 
-Each group is cut once, by about as much as a uniform cut would, with its readers refitted by least squares; how far the
-outputs then are from those of the whole graph is its harm. In between, harm grows as the cost of the elimination does
-(`reconstruction`). Harms of several groups are taken to add up.
+Each group is cut alone, first by about as much as a uniform cut would, then by as much as was decided on, with its readers
+refitted by least squares; how far the outputs then are from those of the whole graph is its harm. In between, harm grows as
+the cost of the elimination does (`reconstruction`). Harms of several groups are taken to add up.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgec.graph import Graph, ir
 from edgec.passes.prune.allocation import Counts, Room
 from edgec.passes.prune.groups import Atom, Group, find_groups, remove
+from edgec.passes.prune.ranking import Ranking
 from edgec.passes.prune.reconstruction import Reader
 from edgec.passes.prune.weight_layers import product_layer
 from edgec.passes.quantize.judge import judged_values
@@ -33,33 +34,51 @@ class Harm:
     curve: Array
 
 
-def measure(
-    graph: Graph, groups: Sequence[Group], orders: Sequence[npt.NDArray[np.int64]], costs: Sequence[Array],
-    readers: dict[ir.Node, Reader], cuts: Counts, samples: Sequence[Arrays],
-) -> list[Harm]:  # fmt: skip
-    """Harm of every group, from one cut of `cuts[i]` atoms each (0: it is not cut, and its harm is infinite).
+class HarmMeter:
+    """Cuts one group at a time and compares outputs (what a final Softmax reads) with those of the whole graph.
 
-    `orders`: atoms of each group in the order they go; `costs`: what each of them adds, in that order.
+    Harm is the mean, over outputs, of the squared difference relative to the variance.
     """
-    judged = judged_values(graph)
-    names = sorted(set(judged.values()))
-    session = Session(graph, optimise=False, all_values=names)
-    want = [{n: v[n] for n in names} for v in session.run_all(samples)]
-    power = {n: sum(float(np.square(w[n] - w[n].mean(), dtype=np.float64).sum()) for w in want) for n in names}
-    out = []
-    for i, (group, order, cost, n) in enumerate(zip(groups, orders, costs, cuts, strict=True)):
-        if not n:
-            out.append(Harm(np.r_[0.0, np.full(len(group.numbers), np.inf)]))
-            continue
-        cut = _cut(graph, i, groups, order[:n], readers)
-        error = dict.fromkeys(names, 0.0)
-        for w, got in zip(want, Session(cut, all_values=names).run_all(samples), strict=True):
-            for name in names:
-                error[name] += float(np.square(w[name] - got[name], dtype=np.float64).sum())
-        harm = sum(error[name] / max(power[name], 1e-30) for name in names) / len(names)
-        shape = np.r_[0.0, np.cumsum(np.maximum.accumulate(np.maximum(cost, 1e-12)))]
-        out.append(Harm(shape / shape[n] * harm))
-    return out
+
+    def __init__(self, graph: Graph, groups: Sequence[Group], ranking: Ranking, samples: Sequence[Arrays]) -> None:
+        self.graph, self.groups, self.ranking, self.samples = graph, groups, ranking, samples
+        self.names = sorted(set(judged_values(graph).values()))
+        self.points: list[dict[int, float]] = [{} for _ in groups]
+        """Of each group: atoms taken out -> harm."""
+        self._want = [{n: v[n] for n in self.names} for v in Session(graph, all_values=self.names).run_all(samples)]
+        self._power = {
+            n: max(sum(float(np.square(w[n] - w[n].mean(), dtype=np.float64).sum()) for w in self._want), 1e-30)
+            for n in self.names
+        }
+
+    def measure(self, cuts: Sequence[int] | Counts) -> None:
+        """Cut `cuts[i]` atoms out of group i, each group alone; 0: it is not looked at."""
+        for i, n in enumerate(int(n) for n in cuts):
+            if n and n not in self.points[i]:
+                self.points[i][n] = self._harm(i, n)
+
+    def _harm(self, i: int, n: int) -> float:
+        cut = _cut(self.graph, i, self.groups, self.ranking.orders[i][:n], self.ranking.readers)
+        error = dict.fromkeys(self.names, 0.0)
+        for want, got in zip(self._want, Session(cut, all_values=self.names).run_all(self.samples), strict=True):
+            for name in self.names:
+                error[name] += float(np.square(want[name] - got[name], dtype=np.float64).sum())
+        harm = sum(error[name] / self._power[name] for name in self.names) / len(self.names)
+        return harm if np.isfinite(harm) else np.inf
+
+    def harms(self) -> list[Harm]:
+        """For every group from what was measured: between and beyond the points, harm goes as the elimination's cost does.
+        Infinite where nothing was measured."""
+        out = []
+        for group, costs, points in zip(self.groups, self.ranking.costs, self.points, strict=True):
+            if not points:
+                out.append(Harm(np.r_[0.0, np.full(len(group.numbers), np.inf)]))
+                continue
+            shape = np.r_[0.0, np.cumsum(np.maximum.accumulate(np.maximum(costs, 1e-12)))]
+            at = sorted(points)
+            factor = np.interp(np.arange(len(shape)), at, [points[n] / shape[n] for n in at])
+            out.append(Harm(np.maximum.accumulate(shape * factor)))
+        return out
 
 
 def _cut(

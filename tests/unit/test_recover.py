@@ -12,7 +12,7 @@ from edgec.diagnostics import EdgecError
 from edgec.graph import Graph, constant, ir
 from edgec.infer import infer_shapes
 from edgec.passes.prune.closed_form import tasks_of
-from edgec.passes.prune.least_squares import Problem, solve_ridge
+from edgec.passes.prune.least_squares import Part, Problem, solve_ridge
 from edgec.passes.prune.prune import Prune
 from edgec.passes.prune.recover import Recover
 from edgec.pipeline import PassContext
@@ -181,10 +181,11 @@ def test_noise_leaves_the_weights_alone(noise: float) -> None:
     rng = np.random.default_rng(1)
     w0, w1 = rng.normal(size=(2, 1, 4, 30))
     problem = Problem(w0, biased=True)
-    for part, n in ((problem.fit, 60), (problem.held, 400)):
+    for held, n in ((False, 60), (True, 400)):
         x = rng.normal(size=(1, 30, n)) + 3
         clean = (w0 if noise else w1) @ x + 2.0
-        part.add(x.astype(np.float32), (clean + noise * rng.normal(size=clean.shape)).astype(np.float32))
+        y = clean + noise * rng.normal(size=clean.shape)
+        problem.add(Part(x.astype(np.float32), y.astype(np.float32)), held=held)
     fit = problem.solve(np.zeros((1, 4)))
     if noise:
         assert fit.ridge is None or fit.ridge >= 1
@@ -193,3 +194,21 @@ def test_noise_leaves_the_weights_alone(noise: float) -> None:
         np.testing.assert_allclose(fit.weight, w1, atol=5e-2)
         np.testing.assert_allclose(fit.bias, 2.0, atol=0.3)
         assert fit.after < 1e-3 < fit.before
+
+
+def test_what_is_clipped_need_not_be_hit() -> None:
+    """Behind a Relu the outputs are closer if what lies below zero anyway is not fitted to."""
+    rng = np.random.default_rng(3)
+    teacher, w0 = rng.normal(size=(2, 1, 6, 10))
+    errors = []
+    for limits in (None, (0.0, np.inf)):
+        problem = Problem(w0[:, :, :5], biased=True, limits=limits)
+        for held in (False, True):
+            data = np.random.default_rng(int(held))
+            x = data.normal(size=(1, 10, 4000)).astype(np.float32)
+            problem.add(Part(x[:, :5], (teacher @ x).astype(np.float32)), held=held)
+        fit = problem.solve(np.zeros((1, 6)))
+        x = np.random.default_rng(9).normal(size=(1, 10, 4000))
+        got = np.maximum(fit.weight @ x[:, :5] + fit.bias[..., None], 0)
+        errors.append(np.square(got - np.maximum(teacher @ x, 0)).mean())
+    assert errors[1] < 0.97 * errors[0]
