@@ -44,6 +44,8 @@ class Node:
     group: int = 1
     kernel: tuple[int, ...] = ()
     reads_graph_input: bool = False
+    before_pair: bool = False
+    """Only moves data, and all that becomes of it is quantised behind nodes that only move data."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,7 @@ def _judged(name: str, mine: Node, node: Node, index: int) -> Difference:
                 name, node.op, index, "moved", "int8 either way: TensorRT moves the pair to where it likes it"
             )
         return Difference(name, node.op, index, "only ours", why_modelopt_leaves_it(node, index))
-    behind = mine.op in MOVES and mine.consumers == {"QuantizeLinear"}  # the pair stands after it
-    if index in mine.moved or behind:
+    if index in mine.moved or mine.before_pair:
         return Difference(
             name, node.op, index, "moved", "int8 either way: TensorRT moves the pair to where it likes it"
         )
@@ -195,7 +196,7 @@ class _Scope:
     def __init__(self) -> None:
         self.protos: list[onnx.NodeProto] = []
         self.maker: dict[str, onnx.NodeProto] = {}
-        self.readers: dict[str, list[str]] = {}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.constants: set[str] = set()
         self.inputs: set[str] = set()
@@ -212,7 +213,7 @@ class _Scope:
             self.protos.append(node)
             self.maker |= dict.fromkeys(node.output, node)
             for name in node.input:
-                self.readers.setdefault(name, []).append(node.op_type)
+                self.readers.setdefault(name, []).append(node)
             if node.op_type == "Constant":
                 self.constants |= set(node.output)
             for body in bodies(node):
@@ -231,12 +232,13 @@ class _Scope:
             moved=frozenset(i for i, x in enumerate(proto.input) if self.is_moved(x)),
             constant=frozenset(i for i, x in enumerate(proto.input) if self.through_pairs(x) in self.constants),
             producers=tuple(m.op_type if m is not None else "" for m in made),
-            consumers=frozenset(k for x in proto.output for k in self.readers.get(x, ())),
+            consumers=frozenset(k.op_type for x in proto.output for k in self.readers.get(x, ())),
             weight=self.shapes.get(weight),
             output=self.shapes.get(proto.output[0]),
             group=attrs["group"].i if "group" in attrs else 1,
             kernel=tuple(attrs["kernel_shape"].ints) if "kernel_shape" in attrs else (),
             reads_graph_input=any(self.through_pairs(x) in self.inputs for x in proto.input),
+            before_pair=proto.op_type in MOVES and self.is_before_pair(proto),
         )
 
     def through_casts(self, name: str) -> str:
@@ -258,6 +260,13 @@ class _Scope:
         count = len(made.input) if made.op_type == "Concat" else 1
         sources = [(x, self.maker.get(self.through_casts(x))) for x in made.input[:count]]
         return all((m is not None and m.op_type == "DequantizeLinear") or self.is_moved(x) for x, m in sources)
+
+    def is_before_pair(self, proto: onnx.NodeProto) -> bool:
+        """Whether pairs stand behind a node, but for nodes that only move data in between."""
+        readers = [k for x in proto.output for k in self.readers.get(x, ())]
+        return bool(readers) and all(
+            k.op_type == "QuantizeLinear" or (k.op_type in MOVES and self.is_before_pair(k)) for k in readers
+        )
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

@@ -94,7 +94,14 @@ def test_differences_are_told_by_node_input_and_rule(qdq: ModuleType) -> None:
     assert {k for k, (who, _) in found.items() if who == "both"} == {("c", 0), ("c", 1), ("a", 1)}
     assert found["y", 1] == ("only ours", "matrix times vector (find_nodes_from_matmul_to_exclude)")
     assert found["y", 0][0] == "moved"
-    assert found["m", 0][0] == "only ModelOpt"
+    assert found["m", 0][0] == "moved", "ours stands behind Flatten"
+
+
+def test_a_pair_behind_something_that_computes_is_another_one(qdq: ModuleType) -> None:
+    texts = [text.replace("f = Flatten (m)", "r = Relu (m) f = Flatten (r)") for text in (OURS, THEIRS)]
+    found = {(d.node, d.index): d.who for d in qdq.compare(*(qdq.placement(_model(text)) for text in texts))}
+    assert found["m", 0] == "only ModelOpt"
+    assert found["y", 0] == "only ours"
 
 
 def test_a_node_that_stands_for_several_is_found_under_each_name(qdq: ModuleType) -> None:
