@@ -96,7 +96,10 @@ def test_writing_a_pass() -> None:
 def test_pruning(capsys: pytest.CaptureFixture[str]) -> None:
     graph = run_block("pruning.md")["graph"]
     assert "'channels': 8" in capsys.readouterr().out
-    assert [tuple(node.inputs[1].shape) for node in graph.nodes() if node.op_type == "Conv"] == [(8, 4, 1, 1), (4, 8, 1, 1)]
+    assert [tuple(node.inputs[1].shape) for node in graph.nodes() if node.op_type == "Conv"] == [
+        (8, 4, 1, 1),
+        (4, 8, 1, 1),
+    ]
 
 
 def test_writing_a_target() -> None:
