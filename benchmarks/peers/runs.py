@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -68,7 +68,7 @@ class Run:
 
 
 class Runs:
-    """`tools`: the workers that `quantized` knows by name."""
+    """`tools`: the workers that `quantized` knows by name. `version`: of edgec, as far as its results hang on it."""
 
     def __init__(
         self,
@@ -79,9 +79,10 @@ class Runs:
         timeout: int = 3600,
         fresh: bool = False,
         tools: Mapping[str, Tool] = TOOLS,
+        version: Callable[[], str] = own_version,
     ) -> None:
         self.work, self.samples, self.limit, self.timeout, self.fresh = work, samples, limit, timeout, fresh
-        self.tools = tools
+        self.tools, self.version = tools, version
 
     def python(self, tool: Tool) -> Path:
         return Path(sys.executable) if tool.environment is None else python_of(tool.environment, self.work)
@@ -126,7 +127,7 @@ class Runs:
         tool = self.tools[tool_name]
         worker = HERE / f"{tool.worker}.py"
         if tool.environment is None:
-            environment = own_version()
+            environment = self.version()
         else:
             environment = (HERE / "requirements" / f"{tool.environment}.txt").read_text()
         calibration = self.prepared(name) / "calibration"
