@@ -27,6 +27,10 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 
 
+_NEAR = 0.15
+"""Cuts that differ by less than this part are not measured both."""
+
+
 @dataclass(frozen=True)
 class Harm:
     """Of a group: `curve[n]` is what taking out its n first atoms does to the outputs."""
@@ -52,9 +56,9 @@ class HarmMeter:
         }
 
     def measure(self, cuts: Sequence[int] | Counts) -> None:
-        """Cut `cuts[i]` atoms out of group i, each group alone; 0: it is not looked at."""
+        """Cut `cuts[i]` atoms out of group i, each group alone; 0, and where about as many were cut before: nothing new."""
         for i, n in enumerate(int(n) for n in cuts):
-            if n and n not in self.points[i]:
+            if n and all(abs(n - known) > n * _NEAR for known in self.points[i]):
                 self.points[i][n] = self._harm(i, n)
 
     def _harm(self, i: int, n: int) -> float:
