@@ -32,6 +32,7 @@ from edgec.training.batches import (
 )
 from edgec.training.checkpoint import Checkpoint, State, run_key
 from edgec.training.features import automatic_features, check_features
+from edgec.training.learned_scales import follow, learnable_scales
 from edgec.training.losses import OutputLoss, loss_kind, total_loss
 from edgec.training.ops import Tensor
 from edgec.training.optimizer import Optimizer
@@ -42,6 +43,9 @@ from edgec.training.written_back import write_back
 
 _SAVE_SECONDS = 60.0
 """A checkpoint is written at least so often, where batches take long."""
+
+_LEAST_SCALE = 0.1
+"""Of a scale that is learnt, beside what it was."""
 
 _TELL_SECONDS = 5.0
 
@@ -157,7 +161,9 @@ class _Run:
         tell: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.student, self.options, self.notes, self.tell = student, options, notes, tell
-        self.net = TorchGraph(student, train_scales=options.train_scales, device=options.device)
+        self.net = TorchGraph(student, train_scales="weights" if options.train_scales else None, device=options.device)
+        names = learnable_scales(self.net.graph) if options.train_scales else []
+        self.scales = {n: self.net.parameters[n].detach().clone() for n in names}
         if not self.net.parameters:
             raise error("EC0327", "the student has no weights to train", Location(student.source))
         tell("read samples")
@@ -323,6 +329,7 @@ class _Run:
             with torch.no_grad():
                 chosen = {n: torch.from_numpy(a).to(self.options.device) for n, a in state.best.items()}
             write_back(graph, self.net.arrays(chosen))
+            follow(graph, {n: s.cpu().numpy() for n, s in self.scales.items()})
         seconds = time.perf_counter() - start
         steps = int(state.history[best][0])
         return Distilled(graph, losses[0], losses[best], steps, state.step, seconds, state.history, resumed)
@@ -339,6 +346,9 @@ class _Run:
             hint = "a smaller lr, or clip; check the samples for values that are not finite"
             raise error("EC0328", f"the loss is {total} at batch {step + 1}", Location(self.student.source), hint)
         optimizer.step(step, self.zeros)
+        with torch.no_grad():
+            for name, first in self.scales.items():  # positive, whatever a batch says
+                self.net.parameters[name].clamp_(min=first * _LEAST_SCALE)
         return total
 
     def _held_loss(self) -> float:

@@ -49,7 +49,7 @@ class DistillOptions:
     keep_zeros: bool = True
     """Weights that are exactly 0 in matrices and kernels stay so: what was pruned one by one stays pruned."""
     train_scales: bool = False
-    """Of a graph with Q/DQ: its scales too (LSQ, arXiv:1902.08153)."""
+    """Of a graph with Q/DQ: the scales of its weights too (LSQ, arXiv:1902.08153); those of activations stay."""
     seed: int = 0
     device: str = "cpu"
     threads: int = 0

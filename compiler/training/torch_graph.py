@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from edgec.graph import Graph, bodies, ir
 from edgec.pipeline import PassManager
 from edgec.plugins import Registry
 from edgec.recipe import build_passes
+from edgec.training.learned_scales import learnable_scales
 from edgec.training.ops import OPS, Call, Tensor, torch_dtype
 from edgec.training.ops.quantization import fake_quantize, spread, stored_range
 from edgec.training.trainable import scale_names, stored_weights, trainable_names
@@ -28,8 +29,8 @@ _WIDENED = frozenset({"uint16", "uint32", "uint64"})
 class TorchGraph:
     """Runs a copy of `graph` in torch, in `dtype`, whatever floating-point types the model has.
 
-    `parameters`: name of an initialiser -> the tensor that training changes: weights and biases, and the scales of Q/DQ
-    with `train_scales`. Weights stored as integers are trained as floats behind the rounding, and written back rounded.
+    `parameters`: name of an initialiser -> the tensor that training changes: weights and biases, and with `train_scales` the
+    scales of Q/DQ: all, or those of stored weights that may move alone. Weights stored as integers are trained as floats behind the rounding, and written back rounded.
     `parameters` are copies: the graph given is never changed; `edgec.training.write_back` takes the results over.
 
     Raises:
@@ -37,7 +38,12 @@ class TorchGraph:
     """
 
     def __init__(
-        self, graph: Graph, *, train_scales: bool = False, dtype: Any = torch.float32, device: str = "cpu"
+        self,
+        graph: Graph,
+        *,
+        train_scales: Literal["weights", "all"] | None = None,
+        dtype: Any = torch.float32,
+        device: str = "cpu",
     ) -> None:
         self.graph = graph.clone()
         PassManager(build_passes(_PREPARE, Registry().passes())).run(self.graph)
@@ -48,6 +54,7 @@ class TorchGraph:
         self.outputs: list[str] = [v.name or "" for v in self.graph.outputs]
         self.parameters: dict[str, Tensor] = {}
         self._stored = stored_weights(self.graph)
+        self._limits: dict[ir.Value, tuple[int, int]] = {}
         self._inside: dict[ir.Graph, dict[str, Tensor]] = {}
         """Constants of subgraphs: two branches may use a name for different things."""
         for g in self.graph.graphs():
@@ -55,7 +62,8 @@ class TorchGraph:
                 held = {n: self._tensor(v.const_value) for n, v in g.initializers.items() if v.const_value is not None}
                 self._inside[g] = held
         self._constants = self._inside.pop(self.graph.model.graph)
-        for name in [*trainable_names(self.graph), *(scale_names(self.graph) if train_scales else ())]:
+        scales = {"all": scale_names, "weights": learnable_scales}[train_scales](self.graph) if train_scales else []
+        for name in [*trainable_names(self.graph), *scales]:
             self.parameters[name] = _laid_out(self._constants.pop(name).clone()).requires_grad_()
         for name, node in self._stored.items():
             self.parameters[name] = _laid_out(self._dequantized(node).detach().clone()).requires_grad_()
@@ -204,11 +212,20 @@ class TorchGraph:
         if latent is None:
             result: Tensor = OPS["DequantizeLinear"](call, self._value(v, values).to(self._device), scale, zero)
             return result
-        bounds = stored_range(v.dtype)
-        assert bounds is not None  # else the initialiser would not be integers
+        bounds = self._bounds(v)
         whole = self._on_grid(call, latent, scale, zero, bounds)
         restored: Tensor = OPS["DequantizeLinear"](call, whole, scale, zero)
         return restored
+
+    def _bounds(self, stored: ir.Value) -> tuple[int, int]:
+        """The integers a weight may have: without the least of its type where it has none of them, as symmetric schemes
+        want it."""
+        if stored not in self._limits:
+            limits = stored_range(stored.dtype)
+            assert limits is not None  # else the initialiser would not be integers
+            least = self._constants[stored.name or ""].min()
+            self._limits[stored] = (limits[0] + int(least > limits[0]), limits[1])
+        return self._limits[stored]
 
     def _on_grid(self, call: Call, x: Tensor, scale: Tensor, zero: Tensor | None, bounds: tuple[int, int]) -> Tensor:
         axis, block = call["axis"], call["block_size"] or 0
@@ -235,9 +252,8 @@ class TorchGraph:
                 scale = self._value(s, chosen if s.name in chosen else self._constants)
                 zero = None if z is None else self._constants[z.name or ""]
                 first = node.inputs[0]
-                bounds = stored_range(first.dtype if first is not None else None)
-                assert bounds is not None  # as above
-                out[name] = self._on_grid(call, p, scale, zero, bounds).cpu().numpy().copy(order="C")
+                assert first is not None  # and an input
+                out[name] = self._on_grid(call, p, scale, zero, self._bounds(first)).cpu().numpy().copy(order="C")
         return out
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.diagnostics import Diagnostics, Location
-from edgec.graph import Graph, ir
+from edgec.graph import Graph, constant, ir
 from edgec.pipeline import PassContext, PassResult
 from edgec.samples import Samples
 from edgec.training import DistillOptions, require_torch
@@ -17,6 +17,8 @@ from edgec.training.options import Augmentation
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from edgec.quantization.record import QuantRecord
 
 _SMALL = 64
 """Images below are shifted, larger ones enlarged: a quarter of a 32 x 32 image shows little."""
@@ -35,6 +37,7 @@ class Training:
     features: tuple[str, ...]
     seed: int
     threads: int
+    scales: bool
     checkpoints: str
     at_least: int
     """Batches, whatever `epochs` makes of the number of samples."""
@@ -72,6 +75,8 @@ def recover(
     trained = result.graph.model.graph.initializers
     changed = {n: v.const_value.numpy() for n, v in trained.items() if _differs(v, stored.get(n))}
     write_back(graph, changed)
+    if training.scales and ctx.quantization is not None:
+        _record_scales(graph, ctx.quantization)
     return PassResult(True, {"weights trained": len(changed), "batches": result.steps})
 
 
@@ -87,6 +92,7 @@ def options_for(graph: Graph, calibration: Samples, training: Training) -> Disti
     return DistillOptions(
         epochs=epochs, steps=training.steps, batch=training.batch, lr=training.lr, temperature=training.temperature,
         augment=augment, features=features, seed=training.seed, threads=training.threads,
+        train_scales=training.scales,
     )  # fmt: skip
 
 
@@ -119,6 +125,16 @@ def tell(result: Any, graph: Graph, found: Diagnostics) -> None:
     gained = f"loss on held-out samples {result.loss_before:.4g} -> {result.loss_after:.4g}"
     again = f", resumed after batch {result.resumed_at}" if 0 < result.resumed_at < result.steps else ""
     found.note("EC0355", f"trained on {result.steps} batches: {gained}{again}", where)
+
+
+def _record_scales(graph: Graph, record: QuantRecord) -> None:
+    """What the passes and reports after this one read of the weights' scales."""
+    stored = graph.model.graph.initializers
+    for name, (node, params) in record.weights.items():
+        users = [u.node for u in stored[name].uses()] if name in stored else []
+        scale = constant(users[0].inputs[1]) if users and users[0].op_type == "DequantizeLinear" else None
+        if scale is not None and scale.shape == params.scale.shape:
+            record.weights[name] = (node, replace(params, scale=scale.astype(params.scale.dtype)))
 
 
 def _differs(new: ir.Value, old: ir.Value | None) -> bool:

@@ -30,7 +30,7 @@ class Recover(Pass):
 
     `distillation`: the closed form, then training with all calibration inputs, the float graph as the teacher; needs the
     extra `train` (PyTorch). After `quantize` it trains behind the rounding: scales and zero points stay, weights are
-    rounded to their grid. `epochs` (0: 20, and at least 400 batches), or `steps`, of `batch` inputs, `lr` at its greatest;
+    rounded to their grid; with `scales` those of weights are learnt too, and those of biases follow. `epochs` (0: 20, and at least 400 batches), or `steps`, of `batch` inputs, `lr` at its greatest;
     `augment`: flip, crop, zoom, mix, [] for none; auto: for colour images, flip with zoom or, where they are small, crop;
     `features`: values inside whose difference counts too, [] for none; `temperature` of classes; `seed`; `threads` of the
     CPU. State is kept in `checkpoints` (default: in edgec's cache), and a run that was stopped goes on from there.
@@ -53,6 +53,7 @@ class Recover(Pass):
     features: tuple[str, ...] = ("auto",)
     seed: int = 0
     threads: int = 0
+    scales: bool = False
     checkpoints: str = ""
 
     name: ClassVar[str] = "recover"
@@ -87,7 +88,7 @@ def _distillation(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) 
 
     first = PassResult(False) if ctx.quantization else _closed_form(p, graph, samples, ctx)
     training = Training(
-        p.epochs or 20, p.steps, p.batch, p.lr, p.temperature, p.augment, p.features, p.seed, p.threads, p.checkpoints,
+        p.epochs or 20, p.steps, p.batch, p.lr, p.temperature, p.augment, p.features, p.seed, p.threads, p.scales, p.checkpoints,
         at_least=_LEAST_STEPS if not p.epochs else 0,
     )  # fmt: skip
     then = recover(graph, *_teacher(ctx), samples, training, ctx)

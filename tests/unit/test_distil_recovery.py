@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgec.diagnostics import EdgecError
-from edgec.graph import Graph
+from edgec.graph import Graph, constant
 from edgec.passes.prune.distil_recovery import automatic_views
 from edgec.pipeline import PassContext, PassManager
 from edgec.plugins import Registry
@@ -151,6 +151,40 @@ def test_after_quantising_weights_are_trained_behind_their_rounding(tmp_path: Pa
             assert all(u.node.op_type == "DequantizeLinear" and u.idx == 0 for u in new.uses()), name
     assert moved
     assert error_of(trained) < error_of(plain)
+
+
+@pytest.mark.parametrize("scheme", ["onnxruntime-int8", "tflite-int8", "coreml-int4-weights"])
+def test_scales_of_weights_are_learnt_and_those_of_biases_follow(tmp_path: Path, scheme: str) -> None:
+    plain, trained = net(), net()
+    run(plain, f"quantize{{scheme={scheme}}}")
+    ctx = run(trained, f"quantize{{scheme={scheme}}},{training(tmp_path, lr=0.003, scales=True)}")
+    trained.verify()
+    before, after = plain.model.graph.initializers, trained.model.graph.initializers
+    assert before.keys() == after.keys()
+    moved = set()
+    for node in trained.nodes():
+        if node.op_type == "DequantizeLinear" and node.inputs[0] is not None and node.inputs[0].name in after:
+            stored, scale = node.inputs[0], node.inputs[1]
+            assert stored.const_value is not None
+            assert scale is not None
+            assert scale.const_value is not None
+            assert scale.name is not None
+            old = before[scale.name].const_value
+            assert old is not None
+            assert (scale.const_value.numpy() > 0).all()
+            assert stored.const_value.dtype.name not in ("INT8", "INT4") or stored.const_value.numpy().min() > -128
+            moved |= {stored.const_value.dtype.name} if (old.numpy() != scale.const_value.numpy()).any() else set()
+        if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 2:
+            pairs = [v.producer() for v in node.inputs if v is not None]
+            if all(p is not None and p.op_type == "DequantizeLinear" for p in pairs):
+                x, w, b = (np.asarray(constant(p.inputs[1])) for p in pairs if p is not None)
+                np.testing.assert_allclose(b, np.broadcast_to(x * w.reshape(-1), b.shape), rtol=1e-5)
+    assert moved & {"INT8", "INT4"}
+    assert error_of(trained) < error_of(plain)
+    assert ctx.quantization is not None
+    for name, (_, params) in ctx.quantization.weights.items():
+        (user, _), *_ = after[name].uses()
+        np.testing.assert_array_equal(np.asarray(constant(user.inputs[1])).reshape(-1), params.scale.reshape(-1))
 
 
 def test_pruned_then_quantised_learns_from_the_float_graph_before_both(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_weights_stored_as_integers_are_trained_behind_the_rounding(dtype: str) 
         w.const_value.numpy().astype(ir.DataType[dtype].numpy()), dtype=ir.DataType[dtype], name="w"
     )
     w.dtype = ir.DataType[dtype]
-    net = TorchGraph(g, train_scales=True)
+    net = TorchGraph(g, train_scales="all")
     assert sorted(net.parameters) == ["a", "s", "w"]
     feeds = random_inputs(g)
     with torch.no_grad():

@@ -137,7 +137,7 @@ def test_rounding_passes_gradients_inside_the_range_only() -> None:
         "g (float[4] x) => (float[4] y) <float s = {0.1}, int8 z = {0}>"
         " { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"
     )
-    net = TorchGraph(g, train_scales=True)
+    net = TorchGraph(g, train_scales="all")
     x = torch.tensor([0.13, -0.38, 20.0, -20.0], requires_grad=True)
     net.run({"x": x})["y"].sum().backward()
     assert x.grad is not None
