@@ -11,7 +11,6 @@ from edgec import api
 from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
 from edgec.samples import Samples
-from edgec.targets.tensorrt.oracle import at_hand
 from edgec.toolchain import ToolchainManager
 
 pytestmark = pytest.mark.toolchain
@@ -19,9 +18,13 @@ pytestmark = pytest.mark.toolchain
 
 @pytest.fixture(scope="module")
 def toolchains() -> ToolchainManager:
-    found = ToolchainManager(offline=True)
-    if not at_hand(found):
-        pytest.skip("toolchain tensorrt-rtx is not installed: `edgec toolchain install tensorrt-rtx`")
+    found = ToolchainManager()
+    try:
+        found.ensure("tensorrt-rtx")
+    except EdgecError as e:
+        if e.diagnostics[0].code in ("EC0604", "EC0605", "EC0607"):
+            pytest.skip(f"TensorRT-RTX cannot be installed here: {e.diagnostics[0].message}")
+        raise
     return found
 
 
