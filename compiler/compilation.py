@@ -170,12 +170,17 @@ class Compilation:
             return ()
         from edgec.quantization.metric import load_metric
         from edgec.stages import Result, measure_stages
+        from edgec.weight_patterns import tell_worth, weight_patterns
 
         self.progress("measure stages")
         runner = None if artifact.simulated is not None else self.target.runner(artifact, lowered.graph, job)
         result = Result(
             artifact, f"{self.target.name} {lowered.precision}", runner, verification.comparison, artifact.simulated, verification.runner
         )  # fmt: skip
+        if lowered.stages:
+            found = weight_patterns(lowered.stages[-1].graph)
+            uses = self.target.spec().weight_patterns
+            tell_worth(found, uses, self.target.name, self.diagnostics, lowered.reference.source)
         metric = load_metric(self.metric) if self.metric is not None else None
         return measure_stages(lowered.reference, lowered.stages, result, samples, metric, self.diagnostics)
 

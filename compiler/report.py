@@ -157,6 +157,8 @@ class Stage:
     sqnr_db: float | None = None
     agreement: float | None = None
     metric: float | None = None
+    coded_bytes: int | None = None
+    """Of the weights with an ideal entropy code of each tensor's values."""
 
 
 @dataclass(frozen=True)

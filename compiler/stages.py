@@ -16,6 +16,7 @@ from edgec.pipeline import Pass, PassResult
 from edgec.placement import macs
 from edgec.report import Stage, parameters
 from edgec.runtime import Session
+from edgec.weight_patterns import weight_patterns
 
 if TYPE_CHECKING:
     from edgec.quantization.metric import Metric
@@ -103,6 +104,7 @@ def _stage(m: Made, latency: Latency, by: str, compared: Mapping[str, Any] | Non
         name=m.name,
         seconds=round(m.seconds, 3),
         bytes=graph.weight_bytes(),
+        coded_bytes=weight_patterns(graph).coded_bytes,
         parameters=parameters(graph),
         macs=sum(macs(n, batch=1) for n in graph.nodes()),
         latency_ms=latency.median * 1e3,

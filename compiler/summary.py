@@ -191,15 +191,15 @@ def _compression(stages: Sequence[Stage]) -> Iterator[Line]:
     if not stages:
         return
     yield "heading", "Stages"
-    columns = ["stage", "size", "MACs", "ms", "SQNR dB", "agreement", "metric"]
+    columns = ["stage", "size", "coded", "MACs", "ms", "SQNR dB", "agreement", "metric"]
     rows = [
         [
-            _short(s.name, 40), size(s.bytes), f"{s.macs / 1e6:,.1f} M", _optional(s.latency_ms, ".2f"), _optional(s.sqnr_db, ".1f"),
+            _short(s.name, 40), size(s.bytes), _coded(s), f"{s.macs / 1e6:,.1f} M", _optional(s.latency_ms, ".2f"), _optional(s.sqnr_db, ".1f"),
             _optional(s.agreement, ".1%"), _optional(s.metric, ".4g"),
         ]
         for s in stages
     ]  # fmt: skip
-    shown = [i for i in range(len(columns)) if i < 3 or any(row[i] for row in rows)]
+    shown = [i for i in range(len(columns)) if i in (0, 1, 3) or any(row[i] for row in rows)]
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     for n, row in enumerate([columns, *rows]):
         cells = (row[i].ljust(widths[i]) if i == 0 else row[i].rjust(widths[i]) for i in shown)
@@ -207,6 +207,12 @@ def _compression(stages: Sequence[Stage]) -> Iterator[Line]:
     if by := list(dict.fromkeys(s.latency_by for s in stages if s.latency_by)):
         yield "dim", f"  ms: one inference with one thread, {'; the artifact: '.join(by)}"
     yield "text", f"  {_ratios(stages)}"
+
+
+def _coded(stage: Stage) -> str:
+    """Where coding would make it a tenth smaller or more."""
+    coded = stage.coded_bytes
+    return size(coded) if coded is not None and coded < 0.9 * stage.bytes else ""
 
 
 def _optional(value: float | None, form: str) -> str:

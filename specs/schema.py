@@ -23,7 +23,7 @@ from edgec.specs.op_table import OpRow, OpTable, Text, UnitSpec
 from edgec.specs.scheme import Scheme
 
 __all__ = [
-    "OpRow", "OpTable", "PipelineSpec", "Precision", "Scheme", "TargetSpec", "ToolchainNeed", "UnitSpec",
+    "OpRow", "OpTable", "PatternUse", "PipelineSpec", "Precision", "Scheme", "TargetSpec", "ToolchainNeed", "UnitSpec",
     "builtin_pipeline", "builtin_scheme", "builtin_schemes", "builtin_target", "builtin_targets", "check_spec",
     "json_schema", "load_spec",
 ]  # fmt: skip
@@ -84,6 +84,13 @@ class Precision(Model):
     evidence: Text
 
 
+class PatternUse(Model):
+    """What a target makes of a pattern in the weights."""
+
+    gain: Literal["none", "size", "speed", "both"]
+    how: Text = Field(description="what the target does with it, for people, with the evidence")
+
+
 class TargetSpec(Model):
     """One device. Everything edgec knows about it that is not code."""
 
@@ -108,6 +115,9 @@ class TargetSpec(Model):
     alignment: dict[str, Annotated[int, Field(gt=0)]] = Field({}, description="what sizes are rounded up to")
     memory: dict[str, Annotated[int, Field(gt=0)]] = Field(
         {}, description="bytes of the device's memories by name (flash, ram): what an artifact is checked against"
+    )
+    weight_patterns: dict[Literal["zeros", "two_four", "few"], PatternUse] = Field(
+        {}, description="what zeros anywhere, two zeros in every four, and few values in the weights are worth"
     )
     compiler: dict[str, Text] = Field({}, description="options of the SDK's compiler that make the device, by name")
     op_table: OpTable = Field(description="an op table's name, or a table written out")

@@ -22,6 +22,7 @@ class RknnOptions:
     optimization_level: int = 3
     single_core_mode: bool = False
     compress_weight: bool = False
+    sparse_infer: bool = False
     remove_reshape: bool = False
     timeout: float = 1800.0
 
@@ -32,6 +33,7 @@ class RknnOptions:
         "optimization-level": "the SDK's own graph optimisation, 0 to 3 (default)",
         "single-core-mode": "RK3588: build for one NPU core; smaller file",
         "compress-weight": "compress weights in the file",
+        "sparse-infer": "rk3576, rv1126b: the SDK's sparse kernels, for weights with two zeros in every four",
         "remove-reshape": "drop reshapes at inputs and outputs: their shapes change",
         "timeout": "seconds the SDK may take (1800)",
     }

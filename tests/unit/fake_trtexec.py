@@ -15,7 +15,7 @@ import time
 
 ALWAYS = {
     "--onnx", "--saveEngine", "--minShapes", "--optShapes", "--maxShapes", "--timingCacheFile", "--profilingVerbosity",
-    "--dumpLayerInfo", "--exportLayerInfo", "--useDLACore", "--allowGPUFallback", "--verbose", "--noTF32", "--help",
+    "--dumpLayerInfo", "--exportLayerInfo", "--sparsity", "--useDLACore", "--allowGPUFallback", "--verbose", "--noTF32", "--help",
 }  # fmt: skip
 
 

@@ -67,7 +67,7 @@ print(ok, refused)
 def mutate(source: Path, count: int, seed: int, tmp_path: Path) -> tuple[int, int]:
     work = tmp_path / "mutant.onnx"
     command = [sys.executable, "-c", CHILD, str(source), str(count), str(seed), str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, f"exit {done.returncode}; the mutant is {work}\n{done.stderr[-3000:]}"
     ok, refused = done.stdout.split()
     return int(ok), int(refused)

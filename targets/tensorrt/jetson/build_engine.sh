@@ -37,6 +37,7 @@ bundle_min='@min_shapes@'
 bundle_opt='@opt_shapes@'
 bundle_max='@max_shapes@'
 bundle_workspace='@workspace@'
+bundle_sparse='@sparse@'
 bundle_dla='@dla@'
 bundle_dla_fallback='@dla_fallback@'
 bundle_dla_pools='@dla_pools@'
@@ -285,6 +286,7 @@ calibration="$folder/${bundle_calibration%.cache}-$(text_of "$version").cache"
 if [ -n "$bundle_max" ]; then
     set -- "--minShapes=$bundle_min" "--optShapes=$bundle_opt" "--maxShapes=$bundle_max" "$@"
 fi
+[ -z "$bundle_sparse" ] || set -- --sparsity=enable "$@"
 [ -z "$pools" ] || set -- "--memPoolSize=$pools" "$@"
 if [ "$bundle_form" = strong ]; then
     [ "$version" -ge 110000 ] || set -- --stronglyTyped "$@" # always on in 11

@@ -22,6 +22,7 @@ from edgec.targets.tensorrt.options import JetsonOptions
 from edgec.targets.tensorrt.profiles import profiles
 from edgec.targets.tensorrt.reference import OnnxRunner, file_session
 from edgec.targets.tensorrt.releases import Release, Span, has_qdq, oldest_parser
+from edgec.weight_patterns import weight_patterns
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
@@ -69,6 +70,7 @@ def bundle(graph: Graph, spec: TargetSpec, job: EmitJob, release: Release) -> Ar
         shapes,
         options.workspace,
         parts.dla if parts is not None else None,
+        sparse=weight_patterns(graph).two_four > 0,
     )
     files: dict[str, bytes | Path] = {p.name: p for p in written}
     if parts is not None:

@@ -42,6 +42,7 @@ class Build:
 
     `hashes`: SHA-256 of every file the build reads. `versions`: the TensorRT versions that take it. `type_flags`: what
     lets TensorRT compute in other types than the file's, for a weakly typed one. `workspace`: bytes.
+    `sparse`: weights have two zeros in every four, and TensorRT may choose kernels for that (Ampere and later).
     """
 
     model: str
@@ -53,6 +54,7 @@ class Build:
     profiles: Sequence[Profile] = ()
     workspace: int | None = None
     dla: Dla | None = None
+    sparse: bool = False
 
     def script(self) -> bytes:
         """The text of build_engine.sh."""
@@ -74,6 +76,7 @@ class Build:
             "min_shapes": shapes["min"],
             "opt_shapes": shapes["opt"],
             "max_shapes": shapes["max"],
+            "sparse": "yes" if self.sparse else "",
             "workspace": "" if self.workspace is None else str(max(1, self.workspace >> 20)),
             "dla": "" if dla is None else str(dla.core),
             "dla_fallback": "yes" if dla is not None and dla.gpu_fallback else "",

@@ -14,6 +14,7 @@ from edgec.targets.tensorrt.oracle import Refusal, Verdict, model_files
 from edgec.targets.tensorrt.oracle_messages import plain, tell
 from edgec.targets.tensorrt.releases import has_qdq
 from edgec.toolchain import WorkerError
+from edgec.weight_patterns import weight_patterns
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
@@ -83,10 +84,11 @@ def build(
             )
     dla = {"core": dla_core, "fallback": gpu_fallback} if dla_core is not None else None
     asked: dict[str, Any]
+    sparse = weight_patterns(graph).two_four > 0
     if local.trtexec is not None:
         arguments = trtexec_arguments(
             local, precision, profiles, quantised=has_qdq(graph), workspace=workspace, dla=dla,
-            calibration=calibration_cache is not None,
+            calibration=calibration_cache is not None, sparse=sparse,
         )  # fmt: skip
         paths = {"model": model.name, "plan": PLAN, "timing_cache": CACHE, "layers": LAYERS}
         asked = {"trtexec": str(local.trtexec), "build": {**paths, "arguments": arguments}}
@@ -95,7 +97,10 @@ def build(
         wanted = {
             "model": model.name,
             "strong": local.strong,
-            "flags": flags(precision, strong=local.strong, quantised=has_qdq(graph)),
+            "flags": [
+                *flags(precision, strong=local.strong, quantised=has_qdq(graph)),
+                *(["SPARSE_WEIGHTS"] if sparse else []),
+            ],
             "profiles": [{p.name: [list(p.min), list(p.opt), list(p.max)] for p in profiles}] if profiles else [],
             "workspace": workspace,
             "dla": dla,
@@ -136,6 +141,7 @@ def trtexec_arguments(
     workspace: int | None,
     dla: Mapping[str, Any] | None,
     calibration: bool,
+    sparse: bool = False,
 ) -> list[str]:
     """What trtexec of this version takes beside file names."""
     from edgec.targets.tensorrt.profiles import trtexec_shapes
@@ -153,6 +159,8 @@ def trtexec_arguments(
         out.append(f"--useDLACore={dla['core']}")
         if dla["fallback"]:
             out.append("--allowGPUFallback")
+    if sparse:
+        out.append("--sparsity=enable")
     if calibration:
         out.append("--calib=calib.cache")
     return out
