@@ -291,6 +291,13 @@ def test_what_a_killed_build_left_is_cleared_away(board: Board) -> None:
     assert mine.exists()
 
 
+def test_sparse_kernels_are_asked_for_where_weights_are_sparse(board: Board) -> None:
+    assert board.bundle(sparse=True).run("10.3.0").returncode == 0
+    assert board.given["--sparsity"] == "enable"
+    assert board.bundle().run("10.3.0").returncode == 0
+    assert "--sparsity" not in board.given
+
+
 def test_a_folder_that_cannot_be_written(board: Board) -> None:
     """Not by root either."""
     done = board.bundle().run("10.3.0", "--output", "/proc/model.plan")
