@@ -18,7 +18,7 @@ from edgec.diagnostics import Diagnostics, Location
 from edgec.output import writing
 
 Array = npt.NDArray[Any]
-_FORMAT = 1
+_FORMAT = 2
 
 
 def run_key(*parts: str) -> str:
@@ -38,6 +38,8 @@ class State:
     """[step, mean training loss since the last row, loss on held-out samples] each."""
     running: list[float] = field(default_factory=list)
     """Training losses since the last row."""
+    caution: float = 1.0
+    """What the learning rate is multiplied by: less after steps that were too large."""
 
 
 class Checkpoint:
@@ -65,6 +67,7 @@ class Checkpoint:
                 groups["best"],
                 about["history"],
                 about["running"],
+                about["caution"],
             )
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as e:
             message = f"the checkpoint cannot be read, training begins anew: {e}"
@@ -77,7 +80,7 @@ class Checkpoint:
         Raises:
             EdgecError: EC0903, EC0904 it cannot be written.
         """
-        about = {"step": state.step, "history": state.history, "running": state.running}
+        about = {"step": state.step, "history": state.history, "running": state.running, "caution": state.caution}
         arrays: dict[str, Array] = {"about": np.array(json.dumps(about))}
         groups: Mapping[str, Mapping[str, Array]] = {
             "parameters": state.parameters, "optimizer": state.optimizer, "best": state.best,

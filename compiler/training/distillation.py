@@ -44,6 +44,9 @@ from edgec.training.written_back import write_back
 _SAVE_SECONDS = 60.0
 """A checkpoint is written at least so often, where batches take long."""
 
+_RUINED, _CAUTION = 1.25, 0.3
+"""Above that times the best loss an epoch did harm: the learning rate was too large, and becomes that part of itself."""
+
 _LEAST_SCALE = 0.1
 """Of a scale that is learnt, beside what it was."""
 
@@ -311,11 +314,11 @@ class _Run:
         self.saved = state.step
         began, told, saved = time.perf_counter(), start, start
         while state.step < self.steps:
-            state.running.append(self._train_step(state.step, optimizer))
+            state.running.append(self._train_step(state.step, optimizer, state.caution))
             state.step += 1
             left = (time.perf_counter() - began) / (state.step - resumed) * (self.steps - state.step)
             if ended := state.step % self.per_epoch == 0 or state.step == self.steps:
-                self._end_epoch(state)
+                self._end_epoch(state, optimizer)
             if ended or time.perf_counter() > told + _TELL_SECONDS:
                 self._tell_progress(state, left)
                 told = time.perf_counter()
@@ -334,7 +337,7 @@ class _Run:
         steps = int(state.history[best][0])
         return Distilled(graph, losses[0], losses[best], steps, state.step, seconds, state.history, resumed)
 
-    def _train_step(self, step: int, optimizer: Optimizer) -> float:
+    def _train_step(self, step: int, optimizer: Optimizer, caution: float) -> float:
         numbers = batch_numbers(self.trained, self.options.batch, self.options.seed, step)
         optimizer.zero()
         total = 0.0
@@ -345,7 +348,7 @@ class _Run:
         if not np.isfinite(total):
             hint = "a smaller lr, or clip; check the samples for values that are not finite"
             raise error("EC0328", f"the loss is {total} at batch {step + 1}", Location(self.student.source), hint)
-        optimizer.step(step, self.zeros)
+        optimizer.step(step, self.zeros, caution)
         with torch.no_grad():
             for name, first in self.scales.items():  # positive, whatever a batch says
                 self.net.parameters[name].clamp_(min=first * _LEAST_SCALE)
@@ -359,10 +362,15 @@ class _Run:
                     total += share * len(numbers) / len(self.held) * float(self._loss(feeds, teacher, labels))
         return total
 
-    def _end_epoch(self, state: State) -> None:
-        held = self._held_loss()
-        if held < min(row[2] for row in state.history):
+    def _end_epoch(self, state: State, optimizer: Optimizer) -> None:
+        held, best = self._held_loss(), min(row[2] for row in state.history)
+        if held < best:
             state.best = self._arrays()
+        elif not held <= _RUINED * best:  # NaN too: back to the best weights, in smaller steps
+            state.caution *= _CAUTION
+            self._set(state.best)
+            optimizer.forget()
+            self.tell(f"loss on held-out samples {held:.4g}: back to the best weights, lr times {state.caution:.2g}")
         state.history.append([state.step, float(np.mean(state.running)), held])
         state.running = []
 
@@ -382,10 +390,13 @@ class _Run:
             self.saved = state.step
 
     def _restore(self, state: State, optimizer: Optimizer) -> None:
+        self._set(state.parameters)
+        optimizer.restore(state.optimizer)
+
+    def _set(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         with torch.no_grad():
             for name, p in self.net.parameters.items():
-                p.copy_(torch.from_numpy(state.parameters[name]))
-        optimizer.restore(state.optimizer)
+                p.copy_(torch.from_numpy(arrays[name]))
 
 
 def _duration(seconds: float) -> str:

@@ -42,15 +42,19 @@ class Optimizer:
         for p in self._named.values():
             p.grad = None
 
-    def step(self, step: int, masks: Mapping[str, Tensor]) -> None:
-        """Clip, then step number `step` (from 0) at its learning rate. Elements where a mask is False stay 0."""
+    def forget(self) -> None:
+        """Begin anew, from the weights there are."""
+        self._moments.clear()
+
+    def step(self, step: int, masks: Mapping[str, Tensor], caution: float = 1.0) -> None:
+        """Clip, then step number `step` (from 0) at `caution` times its learning rate. Elements where a mask is False stay 0."""
         with torch.no_grad():
             gradients = {n: p.grad * self._sizes[n] for n, p in self._named.items() if p.grad is not None}
             self._clip(gradients)
-            lr = self._options.lr * self._share(step)
+            lr = self._options.lr * caution * self._share(step)
             change = self._adam if self._options.optimizer == "adam" else self._sgd
             for name, gradient in gradients.items():
-                self._named[name].sub_(change(name, gradient, step) * self._sizes[name], alpha=lr)
+                self._named[name].sub_(change(name, gradient) * self._sizes[name], alpha=lr)
             for name, mask in masks.items():
                 self._named[name].mul_(mask)
 
@@ -62,15 +66,20 @@ class Optimizer:
             for gradient in gradients.values():
                 gradient.mul_(self._options.clip / norm)
 
-    def _adam(self, name: str, gradient: Tensor, step: int) -> Tensor:
+    def _adam(self, name: str, gradient: Tensor) -> Tensor:
         """Kingma and Ba, arXiv:1412.6980, algorithm 1."""
-        held = self._moments.setdefault(name, {k: torch.zeros_like(gradient) for k in ("first", "second")})
+        if name not in self._moments:
+            zeros = {k: torch.zeros_like(gradient) for k in ("first", "second")}
+            self._moments[name] = {**zeros, "count": torch.zeros(())}
+        held = self._moments[name]
+        held["count"] += 1
+        count = int(held["count"])
         held["first"].lerp_(gradient, 1 - _BETAS[0])
         held["second"].mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        first, second = (1 - beta ** (step + 1) for beta in _BETAS)
+        first, second = (1 - beta**count for beta in _BETAS)
         return (held["first"] / first) / ((held["second"] / second).sqrt() + _EPSILON)
 
-    def _sgd(self, name: str, gradient: Tensor, step: int) -> Tensor:
+    def _sgd(self, name: str, gradient: Tensor) -> Tensor:
         held = self._moments.setdefault(name, {"first": torch.zeros_like(gradient)})
         return held["first"].mul_(_MOMENTUM).add_(gradient)
 
@@ -91,7 +100,8 @@ class Optimizer:
         """Continue from what `arrays` gave."""
         for key, array in arrays.items():
             name, _, what = key.rpartition("|")
-            value = torch.empty_like(self._named[name]).detach().copy_(torch.from_numpy(np.array(array)))
+            like = self._named[name].detach() if what != "count" else torch.zeros(())
+            value = torch.empty_like(like).copy_(torch.from_numpy(np.array(array)))
             self._moments.setdefault(name, {})[what] = value
 
 

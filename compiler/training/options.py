@@ -21,7 +21,8 @@ class DistillOptions:
     """How many batches to train on; 0: `epochs` times all of them."""
     batch: int = 32
     lr: float = 1e-3
-    """The greatest: it rises over the first twentieth of the steps, and falls to 0 along a cosine."""
+    """The greatest, as a part of a weight's size (see `optimizer`): it rises over the first twentieth of the steps, and falls
+    to 0 along a cosine. An epoch that does harm is taken back, and the steps become smaller."""
     optimizer: Literal["adam", "sgd"] = "adam"
     temperature: float = 4.0
     """Of the softmax of logits (Hinton et al., arXiv:1503.02531)."""

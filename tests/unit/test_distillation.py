@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgec.diagnostics import Diagnostics, EdgecError
-from edgec.graph import Graph
+from edgec.graph import Graph, ir
 from edgec.samples import Samples
 from edgec.training import DistillOptions, distill
 
@@ -80,6 +80,18 @@ def test_what_improves_nothing_leaves_the_student_as_it_was() -> None:
     result = distill(student, student, samples(), DistillOptions(epochs=1, lr=1.0, loss="mse"))
     assert result.best_step == 0
     assert result.graph.fingerprint() == student.fingerprint()
+
+
+def test_steps_that_are_too_large_are_taken_back() -> None:
+    told: list[str] = []
+    near = Graph.from_text(net(0).to_text())
+    w = near.model.graph.initializers["w1"]
+    assert w.const_value is not None
+    w.const_value = ir.Tensor(w.const_value.numpy() * np.float32(1.1), name="w1")
+    options = DistillOptions(epochs=12, batch=8, lr=0.5, threads=1)
+    result = distill(near, net(0), samples(), options, progress=told.append)
+    assert any("back to the best weights" in t for t in told)
+    assert result.loss_after < result.loss_before
 
 
 class _Stop(Exception):
@@ -189,7 +201,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "fewer labels than samples": ("EC0323", {"options": {"hard": 0.5}, "labels": [0, 1]}),
     "no such feature": ("EC0322", {"options": {"features": ("nothing",)}}),
     "one sample": ("EC0324", {"count": 1}),
-    "diverging": ("EC0328", {"options": {"lr": 1e30, "optimizer": "sgd", "clip": 0.0, "loss": "mse"}}),
+    "diverging": ("EC0328", {"options": {"lr": 1e30, "optimizer": "sgd", "clip": 0.0, "loss": "mse", "batch": 2}}),
 }
 
 
