@@ -70,7 +70,7 @@ class Prune(Pass):
     align: int | None = None
     keep: tuple[str, ...] = ()
     least: float = 0.1
-    samples: int = 256
+    samples: int = 512
     columns: int = 16384
     memory: int = 2048
 

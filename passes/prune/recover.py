@@ -41,7 +41,7 @@ class Recover(Pass):
     """
 
     method: Method = "closed-form"
-    samples: int = 256
+    samples: int = 1024
     columns: int = 16384
     memory: int = 2048
     epochs: int = 0

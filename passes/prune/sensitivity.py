@@ -113,10 +113,12 @@ def by_harm(
 ) -> Counts | None:
     """The cut that saves the part `goal` at about the least harm; None if none does.
 
-    Step by step the group that saves most for its harm gives up one step (a multiple of its alignment).
+    Step by step the group that saves most for its harm gives up one step (a multiple of its alignment). Then steps that the
+    goal can be reached without are taken back, those that cost most first.
     """
     cut = np.zeros(len(rooms), np.int64)
     have = saved(cut)
+    before: list[list[int]] = [[] for _ in rooms]
     while have < goal:
         best: tuple[float, int, Counts, float] | None = None
         for i, (room, harm) in enumerate(zip(rooms, harms, strict=True)):
@@ -131,8 +133,21 @@ def by_harm(
                 best = price, i, trial, have + gain
         if best is None:
             return None
-        _, _, cut, have = best
-    return cut
+        _, i, trial, have = best
+        before[i].append(int(cut[i]))
+        cut = trial
+    while True:
+        back = []
+        for i, earlier in enumerate(before):
+            if earlier:
+                trial = cut.copy()
+                trial[i] = earlier[-1]
+                if saved(trial) >= goal:
+                    back.append((harms[i].curve[cut[i]] - harms[i].curve[trial[i]], i, trial))
+        if not back:
+            return cut
+        _, i, cut = max(back, key=lambda b: (b[0], b[1]))
+        before[i].pop()
 
 
 def following(room: Room, cut: int) -> int | None:

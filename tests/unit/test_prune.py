@@ -282,5 +282,5 @@ def test_by_harm_prefers_what_saves_most_for_its_harm() -> None:
     cheap, dear = Harm(np.linspace(0, 1, 9)), Harm(np.linspace(0, 3, 9))
     found = by_harm(rooms, [cheap, dear], lambda cut: float((cut * [1, 2]).sum() / 24), 0.3)
     assert found is not None
-    assert found.tolist() == [6, 2]
+    assert found.tolist() == [4, 2], "the third step of the first is not needed once the second has made one"
     assert by_harm(rooms, [cheap, dear], lambda cut: float(cut.sum() / 16), 1.0) is None
