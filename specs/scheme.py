@@ -31,11 +31,17 @@ class QuantKind(Model):
     nonzero: bool = Field(
         False, description="whether the zero point must not be 0: it means something else to the target's compiler"
     )
+    unsigned: bool = Field(
+        False,
+        description="whether a tensor without negative numbers is stored without sign, from 0 on: twice the steps",
+    )
 
     @model_validator(mode="after")
     def _block_where_needed(self) -> QuantKind:
         if (self.per == "block") != (self.block is not None):
             raise ValueError("`block` goes with `per: block`")
+        if self.unsigned and not (self.symmetric and self.dtype in ("int4", "int8", "int16")):
+            raise ValueError("`unsigned` goes with a symmetric type with sign")
         return self
 
 

@@ -289,7 +289,8 @@ class TensorRules:
         if lin.zero is None:
             return  # said already
         low, high = limits_of(lin.dtype)
-        if kind.symmetric:
+        from_zero = kind.unsigned and low == 0 and not lin.zero.any()
+        if kind.symmetric and not from_zero:
             middle = 0 if low < 0 else (high + 1) // 2
             if (lin.zero != middle).any():
                 worst = int(lin.zero.reshape(-1)[np.argmax(np.abs(lin.zero.reshape(-1) - middle))])

@@ -90,12 +90,28 @@ class QuantParams:
         return p.reshape(shape)
 
 
+def kind_of_range(kind: QuantKind, low: Array | float) -> QuantKind:
+    """The kind, or its form without sign, zero point 0, where it has one and no number lies below 0."""
+    if not kind.unsigned or np.min(low) < 0:
+        return kind
+    return kind.model_copy(
+        update={
+            "dtype": f"u{kind.dtype}",
+            "symmetric": False,
+            "narrow": False,
+            "zero_in_range": True,
+            "unsigned": False,
+        }
+    )
+
+
 def params_of_range(low: Array | float, high: Array | float, kind: QuantKind, axis: int | None = None) -> QuantParams:
     """The parameters that cover [low, high], scalars or [C] (then along `axis`).
 
     The range is widened to hold 0 where the kind wants that, so that zero padding is exact; scales are at least the
     smallest normal float32. Symmetric kinds cover the larger side on both.
     """
+    kind = kind_of_range(kind, low)
     lo, hi = np.asarray(low, np.float64), np.asarray(high, np.float64)
     if kind.zero_in_range or kind.symmetric:
         lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)

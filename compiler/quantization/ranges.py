@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.diagnostics import did_you_mean, error
-from edgec.quantization.params import limits
+from edgec.quantization.params import kind_of_range, limits
 from edgec.quantization.sketch import TensorSketch
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def choose_range(
     if sketch.empty:
         return 0.0, 0.0
     sketch.fold()
+    kind = kind_of_range(kind, sketch.low)
     if method == "minmax" or sketch.constant or not sketch.counts.size:
         return sketch.low, sketch.high
     if method == "moving-average":

@@ -9,8 +9,9 @@ The graph stays an ordinary float graph: emitters find the zeros (Core ML: const
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +32,14 @@ Mask = npt.NDArray[np.bool_]
 _BLOCK = 128
 """Columns whose zeros are chosen at a time: later ones have been changed to make good for earlier ones."""
 
+_REFIT = 50
+"""Steps towards the least squares solution for the weights that stay."""
+
 
 @dataclass(frozen=True)
 class SparsifyWeights(Pass):
-    """`sparsity`: part of each layer's weights that becomes zero. `pattern`: `magnitude`, anywhere; or `n:m`, n zeros among
+    """`sparsity`: part of the weights that becomes zero. `allocation`: `lamp`, more of them in layers that have many small ones,
+    by layer-adaptive magnitudes (Lee et al. 2021); `uniform`, the same part of every layer. `pattern`: `magnitude`, anywhere; or `n:m`, n zeros among
     every m neighbours along the input channels, where their number is a multiple of m (`sparsity` then says nothing).
     `depthwise`: whether grouped convolutions too. `smallest`, `fit`, `samples`, `columns`, `damping`, `memory`: as of
     `cluster-weights`.
@@ -45,6 +50,7 @@ class SparsifyWeights(Pass):
 
     sparsity: float = 0.75
     pattern: str = "magnitude"
+    allocation: Literal["lamp", "uniform"] = "lamp"
     depthwise: bool = False
     smallest: int = SMALLEST
     fit: bool = True
@@ -66,6 +72,7 @@ class SparsifyWeights(Pass):
             samples, _ = staged_samples(reference, ctx.calibration, self.samples, self.memory)
             observed = Observed(graph, reference, samples, self.columns, ctx.seed)
         pruned = biases = 0
+        parts = self._parts(layers)
         for layer in layers:
             w = layer.rows(layer.weight()).astype(np.float64)
             order = _neighbours_first(layer)
@@ -76,9 +83,11 @@ class SparsifyWeights(Pass):
             rows = w[..., order]
             new = np.empty_like(w)
             if h is not None and fits and h.any():
-                new[..., order] = self._surgery(rows, damped(h, self.damping)[:, order][:, :, order], neighbours)
+                new[..., order] = _surgery(
+                    rows, damped(h, self.damping)[:, order][:, :, order], neighbours, parts[layer.name]
+                )
             else:
-                new[..., order] = np.where(self._zeros(np.abs(rows), neighbours), 0, rows)
+                new[..., order] = np.where(_zeros(np.abs(rows), neighbours, parts[layer.name]), 0, rows)
             layer.set_weight(layer.unrows(new).astype(np.float32))
             pruned += 1
             if means is not None and fits:
@@ -95,37 +104,74 @@ class SparsifyWeights(Pass):
             raise error("EC0290", f"a sparsity lies between 0 and 1, {self.sparsity} does not")
         return None
 
-    def _zeros(self, cost: Array, neighbours: tuple[int, int] | None) -> Mask:
-        """Which weights go: those of least cost, of all or of each m neighbours along the last axis."""
-        if neighbours is None:
-            count = round(cost.size * self.sparsity)
-            gone = np.zeros(cost.size, bool)
-            gone[np.argsort(cost, axis=None, kind="stable")[:count]] = True
-            return gone.reshape(cost.shape)
-        n, m = neighbours
-        grouped = cost.reshape(-1, m)
-        gone = np.zeros(grouped.shape, bool)
-        np.put_along_axis(gone, np.argsort(grouped, axis=1, kind="stable")[:, :n], True, axis=1)
-        return gone.reshape(cost.shape)
+    def _parts(self, layers: Sequence[WeightLayer]) -> dict[str, float]:
+        """Which part of each layer's weights becomes zero, by name."""
+        if self.allocation == "uniform" or not layers or self._neighbours() is not None:
+            return dict.fromkeys((x.name for x in layers), self.sparsity)
+        scores = {x.name: _lamp(x.weight()) for x in layers}
+        every = np.concatenate(list(scores.values()))
+        last = np.partition(every, count := min(round(every.size * self.sparsity), every.size - 1))[count]
+        return {name: float((score < last).mean()) for name, score in scores.items()}
 
-    def _surgery(self, w: Array, h: Array, neighbours: tuple[int, int] | None) -> Array:
-        """Rows with zeros, the rest of each changed for them: [groups, rows, k], as `w`."""
-        u = _inverse_factor(h)
-        importance = np.diagonal(u, axis1=-2, axis2=-1)[:, None, :]
-        columns, rest, new = w.shape[-1], w.copy(), np.empty_like(w)
-        block = _BLOCK if neighbours is None else _BLOCK // neighbours[1] * neighbours[1] or neighbours[1]
-        for at in range(0, columns, block):
-            end = min(at + block, columns)
-            gone = self._zeros((rest[..., at:end] / importance[..., at:end]) ** 2, neighbours)
-            errors = np.empty((*w.shape[:2], end - at))
-            for k in range(at, end):
-                new[..., k] = np.where(gone[..., k - at], 0, rest[..., k])
-                e = (rest[..., k] - new[..., k]) / u[:, None, k, k]
-                rest[..., k + 1 : end] -= e[..., None] * u[:, None, k, k + 1 : end]
-                errors[..., k - at] = e
-            if end < columns:
-                rest[..., end:] -= errors @ u[:, at:end, end:]
-        return new
+
+def _lamp(w: Array) -> Array:
+    """Each weight's square as a part of the squares of all that are not smaller, in no order."""
+    squares = np.sort(np.square(w, dtype=np.float64), axis=None)
+    rest = np.cumsum(squares[::-1])[::-1]
+    score: Array = np.divide(squares, rest, out=np.zeros_like(squares), where=rest > 0)
+    return score
+
+
+def _zeros(cost: Array, neighbours: tuple[int, int] | None, part: float) -> Mask:
+    """Which weights go: those of least cost, `part` of all or some of each m neighbours along the last axis."""
+    if neighbours is None:
+        count = round(cost.size * part)
+        gone = np.zeros(cost.size, bool)
+        gone[np.argsort(cost, axis=None, kind="stable")[:count]] = True
+        return gone.reshape(cost.shape)
+    n, m = neighbours
+    grouped = cost.reshape(-1, m)
+    gone = np.zeros(grouped.shape, bool)
+    np.put_along_axis(gone, np.argsort(grouped, axis=1, kind="stable")[:, :n], True, axis=1)
+    return gone.reshape(cost.shape)
+
+
+def _surgery(w: Array, h: Array, neighbours: tuple[int, int] | None, part: float) -> Array:
+    """Rows with zeros, the rest of each changed for them: [groups, rows, k], as `w`."""
+    u = _inverse_factor(h)
+    importance = np.diagonal(u, axis1=-2, axis2=-1)[:, None, :]
+    columns, rest, new = w.shape[-1], w.copy(), np.empty_like(w)
+    block = _BLOCK if neighbours is None else _BLOCK // neighbours[1] * neighbours[1] or neighbours[1]
+    for at in range(0, columns, block):
+        end = min(at + block, columns)
+        gone = _zeros((rest[..., at:end] / importance[..., at:end]) ** 2, neighbours, part)
+        errors = np.empty((*w.shape[:2], end - at))
+        for k in range(at, end):
+            new[..., k] = np.where(gone[..., k - at], 0, rest[..., k])
+            e = (rest[..., k] - new[..., k]) / u[:, None, k, k]
+            rest[..., k + 1 : end] -= e[..., None] * u[:, None, k, k + 1 : end]
+            errors[..., k - at] = e
+        if end < columns:
+            rest[..., end:] -= errors @ u[:, at:end, end:]
+    return _refitted(w, h, new)
+
+
+def _refitted(w: Array, h: Array, new: Array) -> Array:
+    """`new` with its zeros, what stays moved to the least output error (w - new)^T H (w - new): single columns above were
+    made good only by those behind them. Conjugate gradients, all rows at once, preconditioned by the diagonal."""
+    keep, diagonal = new != 0, np.diagonal(h, axis1=-2, axis2=-1)[:, None, :]
+    q, slope = new.copy(), ((w - new) @ h) * keep
+    step = slope / diagonal
+    size = (slope * step).sum(-1, keepdims=True)
+    for _ in range(_REFIT):
+        curve = ((step @ h) * step).sum(-1, keepdims=True)
+        length = np.divide(size, curve, out=np.zeros_like(size), where=curve > 0)
+        q += length * step
+        slope -= length * ((step @ h) * keep)
+        ahead = slope / diagonal
+        before, size = size, (slope * ahead).sum(-1, keepdims=True)
+        step = ahead + np.divide(size, before, out=np.zeros_like(size), where=before > 0) * step
+    return q
 
 
 def _neighbours_first(layer: WeightLayer) -> npt.NDArray[np.int64]:

@@ -29,7 +29,7 @@ def _load(name: str) -> ModuleType:
 
 node_cases, coreml_cases = _load("node_cases"), _load("coreml_cases")
 
-PASSING = 1470
+PASSING = 1476
 """At least so many cases are right: a change may raise the number, never lower it."""
 
 

@@ -248,7 +248,7 @@ class TestSparsifyWeights:
 
     def test_magnitude(self) -> None:
         """Without data the smallest go."""
-        graph, before = run(SparsifyWeights(sparsity=0.75))
+        graph, before = run(SparsifyWeights(sparsity=0.75, allocation="uniform"))
         w, old = weight(graph, "w2"), weight(before, "w2")
         assert (w == 0).mean() == 0.75
         assert np.abs(old[w == 0]).max() <= np.abs(old[w != 0]).min()
@@ -257,10 +257,23 @@ class TestSparsifyWeights:
     @pytest.mark.parametrize("pattern", ["magnitude", "2:4"])
     def test_data_makes_it_better(self, pattern: str) -> None:
         """The weights that stay make good what is lost."""
-        plain, before = run(SparsifyWeights(sparsity=0.5, pattern=pattern))
-        fitted, _ = run(SparsifyWeights(sparsity=0.5, pattern=pattern), calibration())
+        plain, before = run(SparsifyWeights(sparsity=0.5, pattern=pattern, allocation="uniform"))
+        fitted, _ = run(SparsifyWeights(sparsity=0.5, pattern=pattern, allocation="uniform"), calibration())
         assert (weight(fitted, "w2") == 0).mean() == pytest.approx(0.5, abs=1e-3)
         assert error_of(fitted, before) < 0.3 * error_of(plain, before)
+
+    def test_layers_of_small_weights_lose_more(self) -> None:
+        """The same number of zeros in all, elsewhere."""
+        even, _ = run(SparsifyWeights(sparsity=0.5, allocation="uniform"))
+        graph, before = run(SparsifyWeights(sparsity=0.5))
+        names = [n for n in ("w1", "w2", "w3") if (weight(even, n) == 0).mean() > 0.4]
+        zeros = {n: int((weight(graph, n) == 0).sum()) for n in names}
+        total = sum(weight(before, n).size for n in names)
+        assert sum(zeros.values()) == pytest.approx(total / 2, abs=1)
+        assert any(abs(zeros[n] / weight(before, n).size - 0.5) > 0.01 for n in names)
+        for n in names:
+            w, old = np.abs(weight(graph, n)), np.abs(weight(before, n))
+            assert old[w == 0].max() <= old[w != 0].min()
 
     @pytest.mark.parametrize("samples", [None, calibration()])
     def test_two_of_four_along_the_input_channels(self, samples: Samples | None) -> None:
