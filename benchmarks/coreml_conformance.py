@@ -34,10 +34,9 @@ from peers.tables import head
 import edgec.targets.coreml as coreml
 from edgec.targets.coreml.evaluate.rules import NotEvaluated
 from edgec.targets.coreml.interface import Interface, Port
-from edgec.targets.coreml.program import Program, Value
+from edgec.targets.coreml.program import Program, Value, spelt
 from edgec.targets.coreml.program_file import read_program
 from edgec.targets.coreml.runner import DecodedRunner
-from edgec.targets.coreml.standing_for import spelt
 from edgec.toolchain import ToolchainManager
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "conformance"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +19,7 @@ from edgec.targets.coreml.program import (
     Program,
     Value,
     mil_type,
+    spelt,
 )
 from edgec.targets.coreml.rules import SYSTEMS
 from edgec.targets.reading.node import Refused
@@ -137,8 +137,7 @@ class Builder:
 
     def name(self, wanted: str) -> str:
         """A name nobody has yet, of the characters Core ML allows ([A-Za-z0-9_], no digit first)."""
-        base = re.sub(r"\W", "_", wanted, flags=re.ASCII) or "value"
-        base = f"_{base}" if base[0].isdigit() else base
+        base = spelt(wanted)
         name, count = base, 1
         while name in self._names:
             name, count = f"{base}_{count}", count + 1

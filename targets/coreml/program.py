@@ -7,6 +7,7 @@ The operations are those of coremltools' MIL (https://apple.github.io/coremltool
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,3 +122,17 @@ def mil_type(dtype: npt.DTypeLike) -> str:
     if name in ("int4", "uint4"):
         return name
     return {numpy: mil for mil, numpy in NUMPY.items()}[name]
+
+
+_RESERVED = frozenset(
+    ["any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "state"]
+    + ["bf16", "fp16", "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+)
+"""Words of MIL's text form. coremltools 9.0 renames values that have them (NameSanitizer), inputs and outputs too."""
+
+
+def spelt(name: str) -> str:
+    """A name as Core ML allows it: [A-Za-z0-9_], no digit first, no word of MIL's."""
+    base = re.sub(r"\W", "_", name, flags=re.ASCII) or "value"
+    base = f"_{base}" if base[0].isdigit() else base
+    return f"{base}_" if base in _RESERVED else base

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from edgec.targets.coreml.evaluate.rules import NotEvaluated
 from edgec.targets.coreml.evaluate.to_onnx import to_onnx
 from edgec.targets.coreml.interface import Interface, Port
 from edgec.targets.coreml.package import decode, not_evaluated
-from edgec.targets.coreml.program import FLOATS, Dim, Program, Value
+from edgec.targets.coreml.program import FLOATS, Dim, Program, Value, spelt
 from edgec.targets.coreml.spec_reader import MODEL, read_model
 
 if TYPE_CHECKING:
@@ -151,9 +150,3 @@ def _same_names(program: Program, reference: Graph) -> dict[str, Value]:
                     out[v.name] = inside[name]
                 taken.add(name)
     return out
-
-
-def spelt(name: str) -> str:
-    """A name as Core ML allows it: [A-Za-z0-9_], no digit first."""
-    base = re.sub(r"\W", "_", name, flags=re.ASCII) or "value"
-    return f"_{base}" if base[0].isdigit() else base
