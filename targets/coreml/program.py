@@ -124,10 +124,10 @@ def mil_type(dtype: npt.DTypeLike) -> str:
     return {numpy: mil for mil, numpy in NUMPY.items()}[name]
 
 
-_RESERVED = frozenset(
-    ["any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "state"]
-    + ["bf16", "fp16", "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
-)
+_RESERVED = frozenset((
+    "any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "state",
+    "bf16", "fp16", "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+))  # fmt: skip
 """Words of MIL's text form. coremltools 9.0 renames values that have them (NameSanitizer), inputs and outputs too."""
 
 
