@@ -84,9 +84,16 @@ def _closed_form(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) -
 
 
 def _distillation(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) -> PassResult:
+    """The closed form, then training. The first is not fitted to the samples that judge the second: the start would look
+    better on them than it is, and nothing could beat it."""
     from edgec.passes.prune.distil_recovery import Training, recover
+    from edgec.training import DistillOptions
+    from edgec.training.batches import split
 
-    first = PassResult(False) if ctx.quantization else _closed_form(p, graph, samples, ctx)
+    held_out = (
+        split(min(len(samples), DistillOptions.limit), DistillOptions.holdout, p.seed)[1] if len(samples) > 2 else []
+    )
+    first = PassResult(False) if ctx.quantization else _closed_form(p, graph, samples.without(held_out), ctx)
     training = Training(
         p.epochs or 20, p.steps, p.batch, p.lr, p.temperature, p.augment, p.features, p.seed, p.threads, p.scales, p.checkpoints,
         at_least=_LEAST_STEPS if not p.epochs else 0,
