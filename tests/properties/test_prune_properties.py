@@ -9,10 +9,11 @@ import pytest
 
 from edgec.graph import Graph, constant, ir, is_constant
 from edgec.passes.prune.groups import Atom, Group, find_groups, remove
-from edgec.pipeline import PassManager
+from edgec.pipeline import PassContext, PassManager
 from edgec.plugins import Registry
 from edgec.recipe import build_passes, parse_pipeline
 from edgec.runtime import Session
+from edgec.samples import Samples
 from edgec.specs.schema import builtin_pipeline
 
 SEEDS = range(72)
@@ -102,6 +103,27 @@ def test_zero_channels_leave_no_trace(kind: str, block: int, request: Any) -> No
             exact += whole and not half
     assert tried > (0 if kind == "random_graphs" else 10)
     assert exact > 0 or kind == "random_graphs"
+
+
+@pytest.mark.parametrize("importance", ["reconstruction", "activation", "taylor"])
+def test_pruned_by_data_and_recovered(prunable_graphs: Any, importance: str) -> None:
+    """It runs, and outputs keep names and shapes."""
+    if importance == "taylor":
+        pytest.importorskip("torch")
+    cut = 0
+    for seed in (1, 5, 9):  # as written: the others have BatchNormalization folded
+        graph, inputs = prepared(prunable_graphs, seed)
+        want = shapes(graph, inputs)
+        feeds = [prunable_graphs.feeds(prunable_graphs.model(seed), s) for s in range(10)]
+        ctx = PassContext(calibration=Samples(lambda feeds=feeds: iter(feeds), describe="made", count=len(feeds)))
+        allocation = "sensitivity" if importance == "reconstruction" else "global"
+        text = f"prune{{ratio=0.3 align=1 importance={importance} allocation={allocation}}},recover"
+        records = PassManager(build_passes(parse_pipeline(text), Registry().passes()), verify="structure").run(
+            graph, ctx
+        )
+        assert shapes(graph, inputs) == want, f"seed {seed}"
+        cut += records[0].changed
+    assert cut >= 2
 
 
 def _round_weights(graph: Graph) -> None:
