@@ -31,6 +31,8 @@ KINDS = ("none", "closed", "distil", "tp-none", "tp-distil")
 STEPS = {"cifar10_resnet20": 840, "mobilenet_v2": 300, "efficientnet_lite0": 300}
 """Batches that edgec and Torch-Pruning train on: 12 rounds of 32 of the small images, 50 rounds of 16 of the large ones."""
 BATCH = {"cifar10_resnet20": 32}
+RATE = {"cifar10_resnet20": "0.006"}
+"""edgec's learning rate, a part of a weight's size; the default of `recover` for the others."""
 
 
 def main() -> None:
