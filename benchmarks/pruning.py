@@ -76,12 +76,8 @@ def tool(name: str, kind: str, share: float, steps: int) -> Tool:
         more = {**trained, "lr": "0.0001"} if kind == "tp-distil" else {}
         options = {"macs": str(share), "recover": kind[3:], **more}
         return Tool("torch_pruning_magnitude", "torchpruning", options, quantizes=False)
-    return Tool(
-        "edgec_prune",
-        None,
-        {"macs": str(share), "recover": kind, **(trained if kind == "distil" else {})},
-        quantizes=False,
-    )
+    more = {**trained, **({"lr": RATE[name]} if name in RATE else {})} if kind == "distil" else {}
+    return Tool("edgec_prune", None, {"macs": str(share), "recover": kind, **more}, quantizes=False)
 
 
 @functools.cache
