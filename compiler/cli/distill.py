@@ -98,8 +98,9 @@ def distill(
     from edgec.distilling import learn, read_labels, with_options
     from edgec.graph import Graph
     from edgec.output import check_writable, writing
-    from edgec.passes.prune.distil_recovery import automatic_views, checkpoint_folder, tell
     from edgec.training import DistillOptions, require_torch
+    from edgec.training.defaults import automatic_views, checkpoint_folder
+    from edgec.training.outcome import tell
 
     require_torch()
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)

@@ -7,21 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec.diagnostics import Diagnostics, Location
 from edgec.graph import Graph, constant, ir
 from edgec.pipeline import PassContext, PassResult
 from edgec.samples import Samples
 from edgec.training import DistillOptions, require_torch
-from edgec.training.options import Augmentation
+from edgec.training.defaults import automatic_views, checkpoint_folder
+from edgec.training.outcome import tell
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from edgec.quantization.record import QuantRecord
-
-_SMALL = 64
-"""Images below are shifted, larger ones enlarged: a quarter of a 32 x 32 image shows little."""
 
 
 @dataclass(frozen=True)
@@ -94,37 +91,6 @@ def options_for(graph: Graph, calibration: Samples, training: Training) -> Disti
         augment=augment, features=features, seed=training.seed, threads=training.threads,
         train_scales=training.scales,
     )  # fmt: skip
-
-
-def automatic_views(graph: Graph) -> tuple[Augmentation, ...]:
-    """How images are varied: those with three channels, flipped and shifted where they are small, else enlarged. Spectra
-    and scans of text, which have one channel, are left as they are."""
-    for v in graph.inputs:
-        dims = list(v.shape) if v.shape is not None else []
-        if len(dims) == 4 and 3 in (dims[1], dims[3]) and v.dtype is not None and v.dtype.is_floating_point():
-            sides = dims[2:] if dims[1] == 3 else dims[1:3]
-            small = any(isinstance(d, int) and d < _SMALL for d in sides)
-            return ("flip", "crop") if small else ("flip", "zoom")
-    return ()
-
-
-def checkpoint_folder() -> Path:
-    """Where runs that are given no folder keep their state: `training/` in edgec's cache."""
-    from edgec.toolchain.environment import cache_root
-
-    return cache_root() / "training"
-
-
-def tell(result: Any, graph: Graph, found: Diagnostics) -> None:
-    """A note on what training brought, and a warning where it brought nothing."""
-    where = Location(graph.source)
-    if not result.best_step:
-        hint = "a smaller lr, more epochs or more samples"
-        found.warn("EC0354", "training brought nothing: on held-out samples no epoch was better", where, hint)
-        return
-    gained = f"loss on held-out samples {result.loss_before:.4g} -> {result.loss_after:.4g}"
-    again = f", resumed after batch {result.resumed_at}" if 0 < result.resumed_at < result.steps else ""
-    found.note("EC0355", f"trained on {result.steps} batches: {gained}{again}", where)
 
 
 def _record_scales(graph: Graph, record: QuantRecord) -> None:

@@ -11,13 +11,13 @@ import pytest
 
 from edgec.diagnostics import EdgecError
 from edgec.graph import Graph, constant
-from edgec.passes.prune.distil_recovery import automatic_views
 from edgec.pipeline import PassContext, PassManager
 from edgec.plugins import Registry
 from edgec.recipe import build_passes, parse_pipeline
 from edgec.runtime import Session
 from edgec.samples import Samples
 from edgec.training.batches import split
+from edgec.training.defaults import automatic_views
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>
 g (float[N,3,8,8] x) => (float[N,4] y)
