@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import tee
@@ -97,19 +98,24 @@ def read_labels(path: Path) -> list[int]:
     Raises:
         EdgecError: EC0356 it cannot be read as that.
     """
+    hint = "an .npy of whole numbers, or text with one a line"
     try:
-        array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's on an empty file: it is refused below
+            array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
     except (OSError, ValueError, EOFError) as e:
-        raise error("EC0356", f"the labels cannot be read: {e}", Location(str(path))) from None
+        raise error("EC0356", f"the labels cannot be read: {e}", Location(str(path)), hint) from None
     flat = np.asarray(array).reshape(-1)
     if (
         flat.dtype.kind not in "iuf"
-        or flat.size != array.shape[0]
+        or not flat.size
+        or array.shape != flat.shape
         or (flat != np.floor(flat)).any()
         or (flat < 0).any()
+        or (flat >= 2**31).any()
     ):
         message = f"labels are whole numbers from 0 on, one a sample, not {flat.dtype}{list(array.shape)}"
-        raise error("EC0356", message, Location(str(path)))
+        raise error("EC0356", message, Location(str(path)), hint)
     return [int(v) for v in flat]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -130,13 +131,20 @@ def distill(
 
 
 def _check(student: Graph, teacher: Graph, options: DistillOptions, labels: Sequence[int] | None) -> None:
+    try:
+        torch.zeros(1, device=options.device).cpu()
+    except (RuntimeError, AssertionError) as e:  # AssertionError: built without CUDA
+        message = f"training option device cannot be {options.device!r}: {str(e).partition(chr(10))[0]}"
+        raise error("EC0323", message, hint="cpu, or cuda where PyTorch has it") from None
     where = Location(student.source)
     ours, theirs = ([v.name for v in g.outputs] for g in (student, teacher))
     if missing := [n for n in ours if n not in theirs]:
         message = f"the teacher has no output {', '.join(map(repr, missing))}"
         raise error("EC0327", message, where, f"its outputs: {', '.join(str(n) for n in theirs)}")
     if options.hard and labels is None:
-        raise error("EC0323", "training option hard needs labels, and there are none")
+        raise error(
+            "EC0323", "training option hard needs labels, and there are none", hint="--labels FILE, or no --hard"
+        )
 
 
 @contextmanager
@@ -247,6 +255,20 @@ class _Run:
                 code = "EC0327" if name in self.net.outputs else "EC0322"
                 what = f"{name!r} is {list(ours[name].shape)} in the student, {list(theirs[name].shape)} in the teacher"
                 raise error(code, what, Location(self.student.source))
+        if self.labels is not None and self.options.hard:
+            self._check_labels(self.labels, ours)
+
+    def _check_labels(self, labels: Tensor, ours: Mapping[str, Tensor]) -> None:
+        """Labels are of the first output that has classes: one a sample, and of no class that it does not have."""
+        part = next(p for p in self.parts if p.kind != "numbers")
+        shape = tuple(ours[part.name].shape)
+        classes = shape[part.axis]
+        if math.prod(shape) != classes:
+            what = f"training option hard needs one class a sample, and {part.name!r} is {list(shape)}"
+            raise error("EC0323", what, Location(self.student.source), "train without labels")
+        if int(labels.max()) >= classes:
+            what = f"there is a label {int(labels.max())}, and {part.name!r} has {classes} classes"
+            raise error("EC0323", what, Location(self.student.source), f"classes are counted from 0 to {classes - 1}")
 
     # --- batches -------------------------------------------------------------------------------------------------
 

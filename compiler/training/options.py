@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from edgec.diagnostics import error
 
 Loss = Literal["auto", "kl", "mse"]
 Augmentation = Literal["flip", "crop", "zoom", "mix"]
+
+_MOST_THREADS = 4096
+
+_RANGES = {
+    **dict.fromkeys(("epochs", "batch"), "a whole number from 1"),
+    **dict.fromkeys(("lr", "temperature"), "a finite number above 0"),
+    "hard": "a share, 0 to 1",
+    "holdout": "a share between 0 and 1",
+    "limit": "a whole number from 2",
+    "seed": "a whole number from 0, below 2**63",
+    "threads": f"a whole number up to {_MOST_THREADS}; 0: as many as PyTorch chooses",
+    "augment": f"some of {', '.join(get_args(Augmentation))}",
+}
 
 
 @dataclass(frozen=True)
@@ -58,14 +72,16 @@ class DistillOptions:
 
     def __post_init__(self) -> None:
         checks = {
-            "epochs": self.epochs > 0, "steps": self.steps >= 0, "batch": self.batch > 0, "lr": self.lr > 0,
-            "temperature": self.temperature > 0, "hard": 0 <= self.hard <= 1, "clip": self.clip >= 0,
+            "epochs": self.epochs > 0, "steps": self.steps >= 0, "batch": self.batch > 0, "lr": 0 < self.lr < math.inf,
+            "temperature": 0 < self.temperature < math.inf, "hard": 0 <= self.hard <= 1, "clip": self.clip >= 0,
             "holdout": 0 < self.holdout < 1, "limit": self.limit > 1, "feature_weight": self.feature_weight >= 0,
-            "threads": self.threads >= 0,
+            "threads": 0 <= self.threads <= _MOST_THREADS, "seed": 0 <= self.seed < 2**63,
+            "augment": {*self.augment} <= {*get_args(Augmentation)},
         }  # fmt: skip
         for name, fine in checks.items():
             if not fine:
-                raise error("EC0323", f"training option {name} cannot be {getattr(self, name)}")
+                message = f"training option {name} cannot be {getattr(self, name)!r}"
+                raise error("EC0323", message, hint=_RANGES.get(name, "a number that is not negative"))
 
     def text(self) -> str:
         """All options, always in the same spelling: part of a checkpoint's key."""

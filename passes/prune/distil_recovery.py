@@ -46,6 +46,7 @@ def recover(
     kept: Mapping[str, Mapping[int, npt.NDArray[np.int64]]],
     calibration: Samples,
     training: Training,
+    options: DistillOptions,
     ctx: PassContext,
 ) -> PassResult:
     """Train the weights of `graph`, in place, towards what `teacher` computes; weights that were not better stay.
@@ -62,8 +63,7 @@ def recover(
 
     folder = Path(training.checkpoints).expanduser() if training.checkpoints else checkpoint_folder()
     result = distill(
-        graph, teacher, calibration, options_for(graph, calibration, training), kept=kept, checkpoints=folder,
-        diagnostics=ctx.diagnostics, progress=ctx.progress,
+        graph, teacher, calibration, options, kept=kept, checkpoints=folder, diagnostics=ctx.diagnostics, progress=ctx.progress,
     )  # fmt: skip
     tell(result, graph, ctx.diagnostics)
     if not result.best_step:
@@ -78,19 +78,22 @@ def recover(
 
 
 def options_for(graph: Graph, calibration: Samples, training: Training) -> DistillOptions:
-    """The options of a run; where they are left open, by what the inputs look like and how many samples there are."""
-    count = len(calibration)
-    epochs = training.epochs
-    if not training.steps:
-        per_epoch = max(1, -(-count * 9 // (10 * training.batch)))
-        epochs = max(epochs, -(-training.at_least // per_epoch))
+    """The options of a run; where they are left open, by what the inputs look like and how many samples there are.
+
+    Raises:
+        EdgecError: EC0323 one is out of its range.
+    """
     augment: Any = automatic_views(graph) if training.augment == ("auto",) else training.augment
     features: Any = "auto" if training.features == ("auto",) else training.features
-    return DistillOptions(
-        epochs=epochs, steps=training.steps, batch=training.batch, lr=training.lr, temperature=training.temperature,
-        augment=augment, features=features, seed=training.seed, threads=training.threads,
-        train_scales=training.scales,
+    options = DistillOptions(
+        epochs=training.epochs, steps=training.steps, batch=training.batch, lr=training.lr,
+        temperature=training.temperature, augment=augment, features=features, seed=training.seed,
+        threads=training.threads, train_scales=training.scales,
     )  # fmt: skip
+    if options.steps:
+        return options
+    per_epoch = max(1, -(-len(calibration) * 9 // (10 * options.batch)))
+    return replace(options, epochs=max(options.epochs, -(-training.at_least // per_epoch)))
 
 
 def _record_scales(graph: Graph, record: QuantRecord) -> None:

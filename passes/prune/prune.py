@@ -15,6 +15,7 @@ from edgec.infer import infer_shapes
 from edgec.passes.prune.allocation import Allocation, Counts, Room, globally, reach, uniform
 from edgec.passes.prune.costs import Costs, costs_of
 from edgec.passes.prune.groups import Atom, Group, find_groups, remove
+from edgec.passes.prune.option_ranges import require_positive
 from edgec.passes.prune.ranking import Data, Importance, Ranking, rank
 from edgec.passes.prune.sensitivity import HarmMeter, by_harm, following
 from edgec.pipeline import Pass, PassContext, PassResult
@@ -58,7 +59,7 @@ class Prune(Pass):
     Inputs and outputs keep names and shapes. Goes before quantisation: scales and ranges belong to the channels there are.
 
     Raises:
-        EdgecError: EC0333 not one goal, or it cannot be; EC0334 it cannot be reached; EC0335 no BatchNormalization is
+        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1; EC0333 not one goal, or it cannot be; EC0334 it cannot be reached; EC0335 no BatchNormalization is
             left; EC0336 `keep` names nothing; EC0337 the graph is quantised; EC0731 there is no calibration data.
     """
 
@@ -79,6 +80,7 @@ class Prune(Pass):
     requires: ClassVar[frozenset[str]] = frozenset({"opset-current", "constants-as-initializers"})
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
+        require_positive(self, "samples", "columns", "memory")
         self._goal()
         _refuse_quantised(graph)
         infer_shapes(graph)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgec.diagnostics import error
 from edgec.graph import Graph
+from edgec.passes.prune.option_ranges import require_positive
 from edgec.pipeline import Pass, PassContext, PassResult
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Recover(Pass):
     CPU. State is kept in `checkpoints` (default: in edgec's cache), and a run that was stopped goes on from there.
 
     Raises:
-        EdgecError: EC0339 nothing was pruned or quantised in this pipeline; EC0731 no calibration data; EC0320 ... EC0329
+        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1; EC0339 nothing was pruned or quantised in this pipeline; EC0731 no calibration data; EC0320 ... EC0329
             see `edgec.training.distill`.
     """
 
@@ -62,6 +63,7 @@ class Recover(Pass):
     needs_calibration: ClassVar[bool] = True
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
+        require_positive(self, "samples", "columns", "memory")
         quantised = self.method == "distillation" and bool(ctx.quantization)
         if ctx.pruning is None and not quantised:
             hint = "prune{ratio=0.3},recover: both in one pipeline"
@@ -86,19 +88,20 @@ def _closed_form(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) -
 def _distillation(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) -> PassResult:
     """The closed form, then training. The first is not fitted to the samples that judge the second: the start would look
     better on them than it is, and nothing could beat it."""
-    from edgec.passes.prune.distil_recovery import Training, recover
+    from edgec.passes.prune.distil_recovery import Training, options_for, recover
     from edgec.training import DistillOptions
     from edgec.training.batches import split
 
-    held_out = (
-        split(min(len(samples), DistillOptions.limit), DistillOptions.holdout, p.seed)[1] if len(samples) > 2 else []
-    )
-    first = PassResult(False) if ctx.quantization else _closed_form(p, graph, samples.without(held_out), ctx)
     training = Training(
         p.epochs or 20, p.steps, p.batch, p.lr, p.temperature, p.augment, p.features, p.seed, p.threads, p.scales, p.checkpoints,
         at_least=_LEAST_STEPS if not p.epochs else 0,
     )  # fmt: skip
-    then = recover(graph, *_teacher(ctx), samples, training, ctx)
+    options = options_for(graph, samples, training)  # refuses what cannot be, before anything is fitted
+    held_out = (
+        split(min(len(samples), DistillOptions.limit), DistillOptions.holdout, p.seed)[1] if len(samples) > 2 else []
+    )
+    first = PassResult(False) if ctx.quantization else _closed_form(p, graph, samples.without(held_out), ctx)
+    then = recover(graph, *_teacher(ctx), samples, training, options, ctx)
     return PassResult(first.changed or then.changed, {**first.stats, **then.stats})
 
 

@@ -53,10 +53,11 @@ def staged_samples(
 
     To fit on: the first `count`, or as many as a staged run of the float graph and its quantised form keep within `megabytes`; one at
     least. To judge on: `_JUDGED` others; where there are not as many all serve for both, since the verdict of fewer is
-    chance (FastestDet: four of 16 samples turned down what brings the others 0.4 dB closer).
+    chance (FastestDet: four of 16 samples turned down what brings the others 0.4 dB closer). Samples with NaN are left out:
+    one makes every sum NaN.
 
     Raises:
-        EdgecError: EC0731 there is not one sample.
+        EdgecError: EC0731 there is not one sample; EC0737 all of them hold NaN.
     """
     each = max(1, _peak(reference) * 5 // 4)  # the quantised graph keeps bytes where this one keeps floats
     count = max(1, min(count, megabytes * 2**20 // each))
@@ -68,7 +69,14 @@ def staged_samples(
     judge = _spread(rest, _JUDGED) if len(rest) >= _JUDGED else fit
     wanted = {*fit, *judge}
     held = {i: s for i, s in enumerate(islice(calibration, max(wanted) + 1)) if i in wanted}
-    return [held[i] for i in fit], [held[i] for i in judge]
+    sound = {i for i, s in held.items() if not any(a.dtype.kind == "f" and np.isnan(a).any() for a in s.values())}
+    fitted, judged = ([held[i] for i in numbers if i in sound] for numbers in (fit, judge))
+    if not sound:
+        hint = "check how the samples are prepared: scale, mean, layout"
+        raise error(
+            "EC0737", f"all {len(held)} calibration samples that were read hold NaN: {calibration.describe}", hint=hint
+        )
+    return fitted or judged, judged or fitted
 
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:

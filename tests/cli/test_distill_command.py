@@ -91,6 +91,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], int, str]] = {
     "no such data": ({"data": "nothing.npy"}, 1, "error"),
     "labels of other samples": ({"labels": "few"}, 1, "EC0323"),
     "labels that are scores": ({"labels": "scores"}, 1, "EC0356"),
+    "no labels": ({"labels": "empty"}, 1, "EC0356"),
+    "labels beyond the classes": ({"labels": "beyond"}, 1, "there is a label 105"),
+    "labels beyond any number": ({"labels": "huge"}, 1, "EC0356"),
+    "a single number": ({"labels": "single"}, 1, "EC0356"),
+    "no such device": ({"device": "tpu"}, 1, "EC0323"),
+    "a device without memory": ({"device": "meta"}, 1, "EC0323"),
+    "a device that is not here": ({"device": "cuda:99"}, 1, "EC0323"),
+    "a negative seed": ({"seed": -1}, 1, "EC0323"),
     "no such view": ({"augment": "turn"}, 2, "turn"),
     "no such feature": ({"features": "turn"}, 1, "EC0322"),
     "a batch of none": ({"batch": 0}, 1, "EC0323"),
@@ -106,11 +114,18 @@ def test_mistakes(
     net(8, 50, classes=4).save(folder / "other.onnx")
     (folder / "few").write_text("1\n2\n3\n")
     np.save(folder / "scores.npy", np.ones((64, 5)))
-    paths = {"other": folder / "other.onnx", "few": folder / "few", "scores": folder / "scores.npy", "big": files["big"],
+    (folder / "empty").write_text("")
+    (folder / "huge").write_text("1e30\n" * 64)
+    np.save(folder / "beyond.npy", np.arange(64) + 42)
+    np.save(folder / "single.npy", np.array(3))
+    labels = {"empty": folder / "empty", "huge": folder / "huge", "beyond": folder / "beyond.npy",
+              "single": folder / "single.npy"}  # fmt: skip
+    paths = labels | {"other": folder / "other.onnx", "few": folder / "few", "scores": folder / "scores.npy", "big": files["big"],
              "nothing.npy": folder / "nothing.npy"}  # fmt: skip
     got, _, err = run(capsys, *arguments(files, **{k: paths.get(v, v) for k, v in given.items()}))
     assert got == code, err
     assert said in err
+    assert "Warning" not in err
     assert not files["out"].exists()
 
 

@@ -225,3 +225,18 @@ VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
 def test_views_go_by_what_inputs_look_like(shape: str, views: tuple[str, ...]) -> None:
     text = f'<ir_version: 10, opset_import: ["" : 21]> g ({shape} x) => ({shape} y) {{ y = Relu(x) }}'
     assert automatic_views(Graph.from_text(text)) == views
+
+
+@pytest.mark.parametrize("wrong", ["batch=0", "seed=-1", "epochs=-1", "steps=-1", 'augment=["turn"]'])
+def test_options_are_refused_before_anything_is_fitted(wrong: str) -> None:
+    told: list[str] = []
+    with pytest.raises(EdgecError, match="EC0323"):
+        run(net(), f"{PRUNE},recover{{method=distillation {wrong}}}", told)
+    assert not told
+
+
+@pytest.mark.parametrize("option", ["samples", "columns", "memory"])
+@pytest.mark.parametrize("pipeline", ["prune{{ratio=0.5 {}=0}}", "prune{{ratio=0.5}},recover{{{}=-1}}"])
+def test_amounts_below_one_are_refused(pipeline: str, option: str) -> None:
+    with pytest.raises(EdgecError, match=f"EC0204.*{option}"):
+        run(net(), pipeline.format(option))

@@ -213,11 +213,23 @@ def test_what_cannot_be_is_refused(code: str, given: dict[str, Any]) -> None:
     assert e.value.diagnostics[0].code == code
 
 
-@pytest.mark.parametrize("field", ["epochs", "batch", "lr", "temperature", "holdout"])
+@pytest.mark.parametrize("field", ["epochs", "batch", "lr", "temperature", "holdout", "seed", "threads"])
 def test_options_out_of_range_are_refused(field: str) -> None:
     with pytest.raises(EdgecError) as e:
         DistillOptions(**{field: -1})
     assert e.value.diagnostics[0].code == "EC0323"
+    assert e.value.diagnostics[0].hint
+
+
+@pytest.mark.parametrize("given", [{"lr": float("inf")}, {"temperature": float("inf")}, {"augment": ("turn",)}])
+def test_options_that_are_nothing_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(EdgecError, match="EC0323"):
+        DistillOptions(**given)
+
+
+def test_labels_of_classes_that_there_are_not() -> None:
+    with pytest.raises(EdgecError, match=r"EC0323.*label 7"):
+        distill(net(1), net(0), samples(8), DistillOptions(hard=0.5, threads=1), labels=[0] * 7 + [7])
 
 
 def test_outputs_must_be_the_same() -> None:

@@ -212,3 +212,19 @@ def test_what_is_clipped_need_not_be_hit() -> None:
         got = np.maximum(fit.weight @ x[:, :5] + fit.bias[..., None], 0)
         errors.append(np.square(got - np.maximum(teacher @ x, 0)).mean())
     assert errors[1] < 0.97 * errors[0]
+
+
+def test_samples_with_nan_are_left_out_and_nothing_else_is_refused() -> None:
+    good = [{"x": np.random.default_rng(i).normal(size=(1, 3, 12, 12)).astype(np.float32)} for i in range(6)]
+    bad = {"x": np.full((1, 3, 12, 12), np.nan, np.float32)}
+
+    def outcome(inputs: list[dict[str, Array]]) -> Array:
+        graph = inverted_residual()
+        context = PassContext(calibration=Samples(lambda: iter(inputs), describe="made up", count=len(inputs)))
+        Prune(ratio=0.4, align=4).run(graph, context)
+        Recover().run(graph, context)
+        return Session(graph).run(good[0])["y"]
+
+    np.testing.assert_array_equal(outcome([*good, bad]), outcome(good))
+    with pytest.raises(EdgecError, match="EC0737"):
+        outcome([bad, bad])
