@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgec.lowering import Lowered
     from edgec.output import OutputFolder
     from edgec.placement import Placement
+    from edgec.quantization.metric import Metric
     from edgec.quantization.record import QuantRecord
     from edgec.specs.schema import Effort
     from edgec.toolchain import ToolchainManager, Worker
@@ -86,6 +87,7 @@ class Compilation:
         """All stages. `worker` is what the target's `warm_up` started."""
         clock, notes, tell = _Clock(), self.diagnostics, self.progress
         precision = settled(self.target, self.precision, self.options)
+        metric = self._metric()
         with clock("load"):
             tell("load")
             graph = self._load()
@@ -129,7 +131,7 @@ class Compilation:
                         self.accuracy.min_sqnr if self.accuracy is not None else None,
                     )
         with clock("stages"):
-            stages = self._stages(lowered, artifact, job, verification, checked)
+            stages = self._stages(lowered, artifact, job, verification, checked, metric)
         differences = _differences(placement, artifact, notes)
         covered = self._coverage(artifact, lowered, ctx.quantization)
         notes.raise_if_errors()
@@ -162,13 +164,21 @@ class Compilation:
         kept = _in_place(artifact, final)
         return Compiled(lowered.graph, kept, placement, report, notes, ctx.rejections, final)
 
-    def _stages(
-        self, lowered: Lowered, artifact: Artifact, job: EmitJob, verification: Verification, samples: Samples
-    ) -> tuple[Stage, ...]:
-        """What each step of a compression cost and brought; nothing where none was asked for."""
-        if not lowered.stages and self.metric is None:
-            return ()
+    def _metric(self) -> Metric | None:
+        """The user's metric, loaded before the work begins: a wrong name is no reason to wait."""
+        if self.metric is None:
+            return None
         from edgec.quantization.metric import load_metric
+
+        return load_metric(self.metric)
+
+    def _stages(
+        self, lowered: Lowered, artifact: Artifact, job: EmitJob, verification: Verification, samples: Samples,
+        metric: Metric | None,
+    ) -> tuple[Stage, ...]:  # fmt: skip
+        """What each step of a compression cost and brought; nothing where none was asked for."""
+        if not lowered.stages and metric is None:
+            return ()
         from edgec.stages import Result, measure_stages
         from edgec.weight_patterns import tell_worth, weight_patterns
 
@@ -181,7 +191,6 @@ class Compilation:
             found = weight_patterns(lowered.stages[-1].graph)
             uses = self.target.spec().weight_patterns
             tell_worth(found, uses, self.target.name, self.diagnostics, lowered.reference.source)
-        metric = load_metric(self.metric) if self.metric is not None else None
         return measure_stages(lowered.reference, lowered.stages, result, samples, metric, self.diagnostics)
 
     def _coverage(self, artifact: Artifact, lowered: Lowered, record: QuantRecord | None) -> Coverage | None:

@@ -36,12 +36,13 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while `path` is written into one clear error (EC0902 to EC0904)."""
+def writing(path: Path, option: str = "--output") -> Iterator[None]:
+    """Turn what the operating system says while `path` is written into one clear error (EC0902 to EC0904). `option` is
+    what sets another folder."""
     try:
         yield
     except OSError as e:
-        raise write_error(e, path) from e
+        raise write_error(e, path, option) from e
 
 
 def check_writable(path: Path) -> None:
@@ -60,17 +61,17 @@ def check_writable(path: Path) -> None:
         os.unlink(probe)
 
 
-def write_error(e: OSError, path: Path) -> EdgecError:
+def write_error(e: OSError, path: Path, option: str = "--output") -> EdgecError:
     """The EdgecError for an OSError met while writing to `path`."""
     place = Location(file=str(path))
     if e.errno in _FULL:
         what = f"no room to write the output: {e.strerror}"
-        return error("EC0904", what, place, hint="free some space, or give another folder with --output")
+        return error("EC0904", what, place, hint=f"free some space, or give another folder with {option}")
     if e.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
         what = f"this cannot be an output folder: {e.strerror} ({e.filename})"
-        return error("EC0902", what, place, hint="give another folder with --output")
+        return error("EC0902", what, place, hint=f"give another folder with {option}")
     what = f"cannot write the output: {e.strerror or e} ({e.filename})"
-    return error("EC0903", what, place, hint="check the folder's permissions, or give another one with --output")
+    return error("EC0903", what, place, hint=f"check the folder's permissions, or give another one with {option}")
 
 
 def is_output(folder: Path) -> bool:

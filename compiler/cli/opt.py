@@ -84,8 +84,12 @@ def opt(
         ctx.calibration, ctx.samples = given_samples(calib, samples, given, pre, found)
     before, count = graph.op_counts(), sum(1 for _ in graph.nodes())
     dumps = [DumpAfterEach(dump_after_each)] if dump_after_each is not None else []
-    with blaming(lambda: Graph.load(model)), console.progress() as ctx.progress:
-        records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
+    try:
+        with blaming(lambda: Graph.load(model)), console.progress() as ctx.progress:
+            records = PassManager(passes, dumps, "each" if verify_each else "none").run(graph, ctx)
+    except BaseException:
+        console.diagnostics(found)  # they may say why
+        raise
     graph.verify()
     if why_not is not None:
         _check_rule(why_not, passes, ctx)

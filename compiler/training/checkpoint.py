@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,8 +70,20 @@ class Checkpoint:
                 about["running"],
                 about["caution"],
             )
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as e:
-            message = f"the checkpoint cannot be read, training begins anew: {e}"
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            NotImplementedError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as e:
+            why = (
+                "it is no archive" if "pickle" in str(e) else e
+            )  # what numpy says then is advice that nobody should follow
+            message = f"the checkpoint cannot be read, training begins anew: {why}"
             diagnostics.warn("EC0325", message, Location(str(self.path)))
             return None
 
@@ -88,7 +101,7 @@ class Checkpoint:
         for group, members in groups.items():
             arrays.update({f"{group}|{name}": a for name, a in members.items()})
         tmp = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with writing(self.path):
+        with writing(self.path, "checkpoints"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with tmp.open("wb") as f:

@@ -115,16 +115,16 @@ def distill(
         keys = (student.fingerprint(), teacher.fingerprint(), options.text(), samples.digest(), str(labels), left)
         checkpoint = Checkpoint(checkpoints, run_key(*keys, torch.__version__))
         folder = checkpoint.path.parent
-        with writing(folder):
+        with writing(folder, "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
             lock = FolderLock(folder / ".lock", folder)
             lock.acquire()
         try:
             return run.train(checkpoint, checkpoint_steps)
         except (KeyboardInterrupt, SystemExit) as e:
-            e.add_note(
-                f"training stood at batch {run.saved} of {run.steps}, and goes on there when it is run again ({folder})"
-            )
+            if run.saved:
+                again = f"and goes on there when it is run again ({folder})"
+                e.add_note(f"training stood at batch {run.saved} of {run.steps}, {again}")
             raise
         finally:
             lock.release()

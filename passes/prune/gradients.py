@@ -31,9 +31,10 @@ def sensitivity_of_outputs(
     Raises:
         EdgecError: EC0320 PyTorch is not installed; EC0321 an op cannot be differentiated.
     """
-    import torch
+    from edgec.training import TorchGraph, require_torch
 
-    from edgec.training import TorchGraph
+    require_torch()
+    import torch
 
     net = TorchGraph(graph)
     places = [list(read_activations(g)) for g in groups]

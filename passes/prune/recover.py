@@ -89,7 +89,9 @@ def _distillation(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) 
     """The closed form, then training. The first is not fitted to the samples that judge the second: the start would look
     better on them than it is, and nothing could beat it."""
     from edgec.passes.prune.distil_recovery import Training, options_for, recover
-    from edgec.training import DistillOptions
+    from edgec.training import DistillOptions, require_torch
+
+    require_torch()
     from edgec.training.batches import split
 
     training = Training(

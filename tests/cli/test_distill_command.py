@@ -129,6 +129,13 @@ def test_mistakes(
     assert not files["out"].exists()
 
 
+def test_checkpoints_that_cannot_be_written(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *arguments(files, checkpoints=files["x"]))
+    assert code == 1
+    assert "give another folder with checkpoints" in err
+    assert not files["out"].exists()
+
+
 def test_without_torch(
     files: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

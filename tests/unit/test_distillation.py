@@ -17,6 +17,7 @@ from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.graph import Graph, ir
 from edgec.samples import Samples
 from edgec.training import DistillOptions, distill
+from edgec.training.checkpoint import Checkpoint, State
 
 NET = """<ir_version: 10, opset_import: ["" : 21]>
 g (float[N,3,8,8] x) => (float[N,4] y)
@@ -253,3 +254,15 @@ def test_a_model_with_a_fixed_batch_trains_sample_by_sample() -> None:
     )
     assert "EC0329" in [d.code for d in found]
     assert result.loss_after < 0.3 * result.loss_before
+
+
+def test_a_checkpoint_damaged_anywhere_is_told_and_ignored(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, "run")
+    checkpoint.save(State(3, {"w": np.arange(4, dtype=np.float32)}, history=[[0.0, 1.0, 1.0]]))
+    whole = checkpoint.path.read_bytes()
+    for at in range(len(whole)):  # the header of the archive says, for instance, how it is compressed
+        checkpoint.path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        found = Diagnostics()
+        state = checkpoint.load(found)
+        assert state is not None or [d.code for d in found] == ["EC0325"]
+        assert "pickle" not in str([d.message for d in found])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,12 @@ def test_activation_takes_channels_that_are_always_zero() -> None:
     )
     gone = set(range(16)) - set(kept(ctx, "c1"))
     assert gone == {3, 9}
+
+
+def test_taylor_needs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(EdgecError, match="EC0320"):
+        Prune(ratio=0.12, align=1, importance="taylor", allocation="uniform").run(net(), context(samples(2)))
 
 
 def test_taylor_takes_what_the_outputs_do_not_move_with() -> None:

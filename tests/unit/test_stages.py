@@ -167,3 +167,10 @@ def test_a_simulator_that_ran_only_the_samples(metrics: Path) -> None:
     assert [d.code for d in notes.items] == ["EC0757"]
     assert stages[-1].metric is None
     assert stages[0].metric is not None
+
+
+def test_a_metric_that_is_not_there_is_told_before_the_work_begins(tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(EdgecError, match="EC0752"):
+        edgec.compile(net(), metric=f"{tmp_path / 'none.py'}:judging", progress=told.append)
+    assert not told
