@@ -37,7 +37,7 @@ class Recover(Pass):
     CPU. State is kept in `checkpoints` (default: in edgec's cache), and a run that was stopped goes on from there.
 
     Raises:
-        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1; EC0339 nothing was pruned or quantised in this pipeline; EC0731 no calibration data; EC0320 ... EC0329
+        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1, or one of training is given to the closed form; EC0339 nothing was pruned or quantised in this pipeline; EC0731 no calibration data; EC0320 ... EC0329
             see `edgec.training.distill`.
     """
 
@@ -64,6 +64,9 @@ class Recover(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         require_positive(self, "samples", "columns", "memory")
+        if self.method == "closed-form" and (stray := sorted(_TRAINING & self.options().keys())):
+            hint = f"recover{{method=distillation {stray[0]}=...}}, or leave it out"
+            raise error("EC0204", f"pass 'recover', option {stray[0]}: the closed form does not train", hint=hint)
         quantised = self.method == "distillation" and bool(ctx.quantization)
         if ctx.pruning is None and not quantised:
             hint = "prune{ratio=0.3},recover: both in one pipeline"
@@ -106,6 +109,11 @@ def _distillation(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) 
     then = recover(graph, *_teacher(ctx), samples, training, options, ctx)
     return PassResult(first.changed or then.changed, {**first.stats, **then.stats})
 
+
+_TRAINING = frozenset(
+    {"epochs", "steps", "batch", "lr", "temperature", "augment", "features", "seed", "threads", "scales", "checkpoints"}
+)
+"""Options that only `distillation` has a use for."""
 
 _LEAST_STEPS = 400
 """Batches trained on at least, unless epochs are given: twenty rounds through a hundred images are too few."""

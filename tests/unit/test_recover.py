@@ -228,3 +228,15 @@ def test_samples_with_nan_are_left_out_and_nothing_else_is_refused() -> None:
     np.testing.assert_array_equal(outcome([*good, bad]), outcome(good))
     with pytest.raises(EdgecError, match="EC0737"):
         outcome([bad, bad])
+
+
+def test_the_closed_form_has_no_training_options() -> None:
+    """Epochs that nothing would run are no wish to be dropped silently."""
+    graph = with_weights(
+        '<ir_version: 10, opset_import: ["" : 24]> g (float[1,4] x) => (float[1,4] y) { y = MatMul (x, w) }',
+        0,
+        w=(4, 4),
+    )
+    with pytest.raises(EdgecError, match="the closed form does not train") as caught:
+        Recover(epochs=3).run(graph, PassContext())
+    assert caught.value.diagnostics[0].code == "EC0204"
