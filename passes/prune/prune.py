@@ -160,7 +160,12 @@ class Prune(Pass):
 
     @classmethod
     def prunable(cls, graph: Graph) -> list[dict[str, Any]]:
-        """What `edgec inspect --prunable` shows: one row a group, its size, where it is cut, what an atom saves, or why not."""
+        """What `edgec inspect --prunable` shows: one row a group, its size, where it is cut, what an atom saves, or why not.
+
+        Raises:
+            EdgecError: EC0337 the graph is quantised.
+        """
+        _refuse_quantised(graph)
         infer_shapes(graph)
         groups = find_groups(graph)
         costs = costs_of(graph, groups)

@@ -186,6 +186,8 @@ def test_quantised_is_refused() -> None:
         <float s = {0.1}, uint8 z = {0}> { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }""")
     with pytest.raises(EdgecError, match="quantised already"):
         Prune(ratio=0.3).run(graph, PassContext())
+    with pytest.raises(EdgecError, match="quantised already"):
+        Prune.prunable(graph)
 
 
 def transformer(heads: int = 4, size: int = 3, hidden: int = 16, width: int = 10) -> Graph:
