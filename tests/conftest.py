@@ -7,10 +7,14 @@ import io
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from edgec.toolchain import Toolchain
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,6 +26,28 @@ def eval_dir() -> Path:
     if not folder:
         pytest.skip("EDGEC_EVAL_DIR is not set: no real models and images to test with")
     return Path(folder)
+
+
+_NOT_HERE = frozenset({"EC0604", "EC0605", "EC0607"})
+"""Not for this machine, no Python for it, no network: nothing is wrong with edgec."""
+
+
+@pytest.fixture(scope="session")
+def installed() -> Callable[[str], Toolchain]:
+    """A vendor's toolchain by name, installed now if need be. Skips where this machine cannot have it; whatever else is
+    wrong with it is raised."""
+    from edgec.diagnostics import EdgecError
+    from edgec.toolchain import ToolchainManager
+
+    def ensure(name: str) -> Toolchain:
+        try:
+            return ToolchainManager().ensure(name)
+        except EdgecError as e:
+            if e.diagnostics[0].code in _NOT_HERE:
+                pytest.skip(f"toolchain {name} cannot be installed here: {e.diagnostics[0].message}")
+            raise
+
+    return ensure
 
 
 class FileCheckFile(pytest.File):

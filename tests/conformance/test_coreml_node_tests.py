@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from edgec.diagnostics import EdgecError
-from edgec.toolchain import ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.slow]
 
@@ -34,14 +34,9 @@ PASSING = 1476
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def results(installed: Callable[[str], Toolchain], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """Op -> what became of its cases."""
-    try:
-        toolchain = ToolchainManager().ensure("coreml")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"coremltools cannot be installed here: {e.diagnostics[0].message}")
-        raise
+    toolchain = installed("coreml")
     found: dict[str, list[Any]] = defaultdict(list)
     tasks, ops = [], []
     for op, cases in node_cases.cases_by_op().items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
 from edgec.lowering import frozen, lower
 from edgec.pipeline import PassContext
@@ -24,7 +23,7 @@ from edgec.runtime import Session
 from edgec.samples import Samples
 from edgec.targets.tensorrt.oracle import judge_all
 from edgec.testing import Arrays
-from edgec.toolchain import ToolchainManager
+from edgec.toolchain import Toolchain, ToolchainManager
 
 pytestmark = pytest.mark.toolchain
 
@@ -54,14 +53,9 @@ FORMS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def toolchains() -> ToolchainManager:
+def toolchains(installed: Callable[[str], Toolchain]) -> ToolchainManager:
     manager = ToolchainManager()
-    try:
-        manager.ensure("tensorrt-rtx")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"TensorRT-RTX cannot be installed here: {e.diagnostics[0].message}")
-        raise
+    installed("tensorrt-rtx")
     return manager
 
 

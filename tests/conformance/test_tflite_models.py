@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,14 +13,13 @@ import numpy as np
 import onnx
 import pytest
 
-from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
 from edgec.lowering import freeze
 from edgec.plugins import Registry
 from edgec.targets.tflite.model_runs import ModelRun, run_litert
 from edgec.targets.tflite.writer import write
 from edgec.testing import Arrays, run
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
@@ -59,13 +59,8 @@ as much)."""
 
 
 @pytest.fixture(scope="module")
-def litert() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("litert")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"LiteRT cannot be installed here: {e.diagnostics[0].message}")
-        raise
+def litert(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("litert")
 
 
 def inputs(graph: Graph) -> Arrays:

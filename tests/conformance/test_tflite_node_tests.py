@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from edgec.diagnostics import EdgecError
-from edgec.toolchain import ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
@@ -52,14 +52,9 @@ WITHOUT = {
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def results(installed: Callable[[str], Toolchain], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """Op -> what became of its cases."""
-    try:
-        litert = ToolchainManager().ensure("litert")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"LiteRT cannot be installed here: {e.diagnostics[0].message}")
-        raise
+    litert = installed("litert")
     found: dict[str, list[Any]] = defaultdict(list)
     tasks, ops = [], []
     for op, cases in node_cases.cases_by_op().items():

@@ -13,7 +13,7 @@ import random
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +34,7 @@ from edgec.targets.coreml.evaluate.rules import NotEvaluated
 from edgec.targets.coreml.lower import LoweredProgram, lower
 from edgec.targets.coreml.program import Program
 from edgec.targets.coreml.runner import DecodedRunner
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
@@ -139,13 +139,8 @@ def packages() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def coreml() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("coreml")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"coremltools cannot be installed here: {e.diagnostics[0].message}")
-        raise
+def coreml(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("coreml")
 
 
 def test_coremltools_takes_what_is_lowered(

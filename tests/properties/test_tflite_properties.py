@@ -12,7 +12,7 @@ import random
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +33,7 @@ from edgec.targets.tflite.endpoints import Interface
 from edgec.targets.tflite.lower import LowerOptions, lower
 from edgec.targets.tflite.model_runs import ModelRun, Outcome, run_litert
 from edgec.targets.tflite.writer import write
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
@@ -179,13 +179,8 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maker]:
 
 
 @pytest.fixture(scope="module")
-def litert() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("litert")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"LiteRT cannot be installed here: {e.diagnostics[0].message}")
-        raise
+def litert(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("litert")
 
 
 def test_no_file_takes_litert_down(maker: Maker, litert: Toolchain, tmp_path: Path) -> None:

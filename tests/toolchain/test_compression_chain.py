@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,9 @@ import pytest
 
 from edgec import api
 from edgec.api import Compiled
-from edgec.diagnostics import EdgecError
 from edgec.project import Project
 from edgec.report import Stage
-from edgec.toolchain import ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.slow]
 
@@ -48,14 +48,11 @@ def top1(outputs, reference):
 
 
 @pytest.fixture(scope="module")
-def compiled(eval_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compiled]:
+def compiled(
+    installed: Callable[[str], Toolchain], eval_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Compiled]:
     for name in ("rknn", "litert"):
-        try:
-            ToolchainManager().ensure(name)
-        except EdgecError as e:
-            if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-                pytest.skip(f"{name} cannot be installed here: {e.diagnostics[0].message}")
-            raise
+        installed(name)
     spec = importlib.util.spec_from_file_location("evaluate", eval_dir / "evaluate.py")
     assert spec is not None
     assert spec.loader is not None

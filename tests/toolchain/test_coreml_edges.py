@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from edgec.specs.schema import builtin_pipeline
 from edgec.targets.coreml.lower import LoweredProgram, lower
 from edgec.targets.coreml.package import build, decode
 from edgec.targets.coreml.runner import DecodedRunner
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 
 HEAD = '<ir_version: 10, opset_import: ["": 23]>\n'
 
@@ -72,11 +72,8 @@ def lowered(graph: Graph) -> LoweredProgram:
 
 
 @pytest.fixture(scope="module")
-def coreml() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("coreml")
-    except EdgecError as e:
-        pytest.skip(f"coremltools cannot be installed here: {e.diagnostics[0].message}")
+def coreml(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("coreml")
 
 
 def run(made: LoweredProgram, feeds: Mapping[str, Any], coreml: Toolchain, folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from edgec.targets.coreml.flexible import Flexible, flexible
 from edgec.targets.coreml.lower import LoweredProgram, lower
 from edgec.targets.coreml.package import build, decode
 from edgec.targets.coreml.runner import DecodedRunner
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 
 BATCH = """<ir_version: 10, opset_import: ["": 23]>
 net (float[N,3,8,8] x) => (float[N,5] y)
@@ -101,11 +101,8 @@ def graph(text: str) -> Graph:
 
 
 @pytest.fixture(scope="module")
-def coreml() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("coreml")
-    except EdgecError as e:
-        pytest.skip(f"coremltools cannot be installed here: {e.diagnostics[0].message}")
+def coreml(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("coreml")
 
 
 def _package(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,11 @@ import pytest
 
 import edgec
 from edgec.cli import main
-from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
 from edgec.samples import Preprocess
 from edgec.targets.coreml.package import decode
 from edgec.targets.coreml.spec_reader import MODEL, read_model
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
@@ -25,11 +25,8 @@ LABELS = ["cat", "dog", "fox", "owl"]
 
 
 @pytest.fixture(scope="module")
-def coreml() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("coreml")
-    except EdgecError as e:
-        pytest.skip(f"coremltools cannot be installed here: {e.diagnostics[0].message}")
+def coreml(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("coreml")
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,8 @@ net (float[1,3,8,8] x) => (float[1,4,8,8] y)
 
 
 @pytest.fixture(scope="module")
-def coreml() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("coreml")
-    except EdgecError as e:
-        pytest.skip(f"coremltools cannot be installed here: {e.diagnostics[0].message}")
+def coreml(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("coreml")
 
 
 def net() -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,8 @@ Array = npt.NDArray[Any]
 
 
 @pytest.fixture(scope="module")
-def coreml() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("coreml")
-    except EdgecError as e:
-        pytest.skip(f"coremltools cannot be installed here: {e.diagnostics[0].message}")
+def coreml(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("coreml")
 
 
 def with_weights(text: str, weights: dict[str, Array]) -> Graph:

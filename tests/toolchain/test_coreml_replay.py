@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,12 @@ import numpy as np
 import pytest
 
 import edgec.targets.coreml
-from edgec.diagnostics import EdgecError
 from edgec.runtime import Session
 from edgec.targets.coreml.evaluate.rules import NotEvaluated
 from edgec.targets.coreml.evaluate.to_onnx import to_onnx
 from edgec.targets.coreml.program import NUMPY, Array
 from edgec.targets.coreml.program_file import read_program
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
@@ -26,11 +26,8 @@ LIMIT = 40
 
 
 @pytest.fixture(scope="module")
-def coreml() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("coreml")
-    except EdgecError as e:
-        pytest.skip(f"coremltools cannot be installed here: {e.diagnostics[0].message}")
+def coreml(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("coreml")
 
 
 @pytest.fixture(scope="module")

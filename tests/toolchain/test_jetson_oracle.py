@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,20 +12,15 @@ from edgec import api
 from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
 from edgec.samples import Samples
-from edgec.toolchain import ToolchainManager
+from edgec.toolchain import Toolchain, ToolchainManager
 
 pytestmark = pytest.mark.toolchain
 
 
 @pytest.fixture(scope="module")
-def toolchains() -> ToolchainManager:
+def toolchains(installed: Callable[[str], Toolchain]) -> ToolchainManager:
     found = ToolchainManager()
-    try:
-        found.ensure("tensorrt-rtx")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"TensorRT-RTX cannot be installed here: {e.diagnostics[0].message}")
-        raise
+    installed("tensorrt-rtx")
     return found
 
 

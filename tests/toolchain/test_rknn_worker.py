@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,15 @@ import edgec.targets.rknn
 from edgec.diagnostics import EdgecError
 from edgec.targets.rknn.flatbuffer import read_rknn
 from edgec.targets.rknn.layer_table import parse_layer_table
-from edgec.toolchain import Answer, Toolchain, ToolchainManager, WorkerError
+from edgec.toolchain import Answer, Toolchain, WorkerError
 
 pytestmark = pytest.mark.toolchain
 WORKER = Path(edgec.targets.rknn.__file__).with_name("worker.py")
 
 
 @pytest.fixture(scope="module")
-def rknn() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("rknn")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"RKNN-Toolkit2 cannot be installed here: {e.diagnostics[0].message}")
-        raise
+def rknn(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("rknn")
 
 
 def conv_model() -> onnx.ModelProto:

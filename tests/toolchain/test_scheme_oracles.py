@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
 from edgec.passes.prepare.infer_shapes import InferShapes
 from edgec.passes.quantize.quantize import Quantize
 from edgec.pipeline import PassContext
 from edgec.samples import Samples
 from edgec.targets.tensorrt.oracle import judge_all
-from edgec.toolchain import ToolchainManager
+from edgec.toolchain import Toolchain, ToolchainManager
 from edgec.toolchain.installer import uv_binary
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
@@ -94,15 +93,12 @@ def pythons(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="module")
-def tensorrt(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Path]], dict[str, str]]:
+def tensorrt(
+    installed: Callable[[str], Toolchain], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[list[Path]], dict[str, str]]:
     """What TensorRT-RTX says of each file: nothing, or what is wrong. Skips where the machine cannot have it."""
     manager = ToolchainManager()
-    try:
-        manager.ensure("tensorrt-rtx")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"TensorRT-RTX cannot be installed here: {e.diagnostics[0].message}")
-        raise
+    installed("tensorrt-rtx")
 
     def say(paths: list[Path]) -> dict[str, str]:
         folder = tmp_path_factory.mktemp("tensorrt")

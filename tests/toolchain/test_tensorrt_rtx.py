@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from edgec.samples import Samples, generated_samples
 from edgec.targets.tensorrt.oracle import judge, judge_all
 from edgec.targets.tensorrt.oracle_messages import tell
 from edgec.targets.tensorrt.plan import read_plan
-from edgec.toolchain import ToolchainManager
+from edgec.toolchain import Toolchain, ToolchainManager
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 
@@ -26,14 +27,9 @@ pytestmark = pytest.mark.toolchain
 
 
 @pytest.fixture(scope="module")
-def toolchains() -> ToolchainManager:
+def toolchains(installed: Callable[[str], Toolchain]) -> ToolchainManager:
     manager = ToolchainManager()
-    try:
-        manager.ensure("tensorrt-rtx")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"TensorRT-RTX cannot be installed here: {e.diagnostics[0].message}")
-        raise
+    installed("tensorrt-rtx")
     return manager
 
 

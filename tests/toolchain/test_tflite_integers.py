@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
 from edgec.pipeline import PassContext, PassManager
 from edgec.plugins import Registry
@@ -27,7 +27,7 @@ from edgec.targets.tflite.lower import LoweredModel, LowerOptions, lower
 from edgec.targets.tflite.model import Operator, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.model_runs import ModelRun, run_litert
 from edgec.targets.tflite.writer import write
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
@@ -56,13 +56,8 @@ reference = _reference()
 
 
 @pytest.fixture(scope="module")
-def litert() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("litert")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"LiteRT cannot be installed here: {e.diagnostics[0].message}")
-        raise
+def litert(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("litert")
 
 
 def quantised(name: str, folder: Path) -> tuple[Graph, LoweredModel, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from edgec.targets.tflite.metadata import NAME
 from edgec.targets.tflite.metadata_reader import associated, read_metadata
 from edgec.targets.tflite.model_runs import ModelRun, run_litert
 from edgec.targets.tflite.reader import read
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
@@ -28,13 +29,8 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @pytest.fixture(scope="module")
-def litert() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("litert")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"litert cannot be installed here: {e.diagnostics[0].message}")
-        raise
+def litert(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("litert")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from edgec.targets.tflite.ethosu.vela import run_vela
 from edgec.targets.tflite.model import Operator, Quant, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.reader import read
 from edgec.targets.tflite.writer import write
-from edgec.toolchain import ToolchainManager
+from edgec.toolchain import Toolchain, ToolchainManager
 
 pytestmark = pytest.mark.toolchain
 
@@ -32,14 +32,9 @@ BIT_EQUAL = "bit-equal to LiteRT's reference kernels"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def toolchains() -> None:
+def toolchains(installed: Callable[[str], Toolchain]) -> None:
     for name in ("litert", "tflite-micro", "vela"):
-        try:
-            ToolchainManager().ensure(name)
-        except EdgecError as e:
-            if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-                pytest.skip(f"{name} cannot be installed here: {e.diagnostics[0].message}")
-            raise
+        installed(name)
 
 
 Calibrate = Callable[[str, int, Callable[[Any], Any]], Path]

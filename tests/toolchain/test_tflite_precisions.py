@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgec.compare import compare
-from edgec.diagnostics import Diagnostics, EdgecError
+from edgec.diagnostics import Diagnostics
 from edgec.graph import Graph
 from edgec.lowering import lower as run_pipeline
 from edgec.pipeline import PassContext
@@ -21,20 +22,15 @@ from edgec.target import EmitJob
 from edgec.targets.tflite.emit import write_model
 from edgec.targets.tflite.options import TfliteOptions
 from edgec.targets.tflite.runner import LiteRtRunner
-from edgec.toolchain import ToolchainManager
+from edgec.toolchain import Toolchain, ToolchainManager
 
 pytestmark = pytest.mark.toolchain
 
 
 @pytest.fixture(scope="module")
-def manager() -> ToolchainManager:
+def manager(installed: Callable[[str], Toolchain]) -> ToolchainManager:
     found = ToolchainManager()
-    try:
-        found.ensure("litert")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"LiteRT cannot be installed here: {e.diagnostics[0].message}")
-        raise
+    installed("litert")
     return found
 
 

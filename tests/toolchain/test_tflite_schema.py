@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgec.diagnostics import EdgecError
 from edgec.targets.tflite import schema, versions
 from edgec.targets.tflite.model import Operator, SubGraph, TfliteModel
 from edgec.targets.tflite.writer import write
-from edgec.toolchain import Toolchain, ToolchainManager
+from edgec.toolchain import Toolchain
 from edgec.toolchain.installer import uv_binary
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
@@ -69,13 +68,8 @@ json.dump(missing, sys.stdout)
 
 
 @pytest.fixture(scope="module")
-def litert() -> Toolchain:
-    try:
-        return ToolchainManager().ensure("litert")
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"LiteRT cannot be installed here: {e.diagnostics[0].message}")
-        raise
+def litert(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("litert")
 
 
 def _python(toolchain: Toolchain, program: str, *arguments: str) -> Any:
