@@ -24,14 +24,13 @@ from edgec.passes.prune.kmeans import kmeans, nearest
 from edgec.passes.prune.table_rounding import TableRounding
 from edgec.passes.prune.weight_layers import (
     SMALLEST,
-    Observed,
+    Fitting,
     WeightLayer,
     mend_bias,
     replace_constant,
     tables_of_rows,
     weight_layers,
 )
-from edgec.passes.quantize.correction import staged_samples
 from edgec.passes.quantize.rounding import damped
 from edgec.pipeline import Pass, PassContext, PassResult
 
@@ -82,20 +81,16 @@ class ClusterWeights(Pass):
             raise error("EC0290", f"tables have 1 to 8 bits, not {self.bits}, {self.depthwise} and {self.finer}")
         reference = graph.clone()
         layers = weight_layers(graph, reference, self.smallest)
-        observed = None
-        if self.fit and ctx.calibration is not None and layers:
-            samples, _ = staged_samples(reference, ctx.calibration, self.samples, self.memory)
-            observed = Observed(graph, reference, samples, self.columns, ctx.seed)
+        fitting = Fitting(self, graph, reference, layers, ctx)
         clustered = biases = 0
         bits = self._bits(layers)
         for layer in layers:
             if not np.isfinite(layer.weight()).all():
                 continue
-            h, means = observed.moments(layer) if observed is not None and layer.fits else (None, None)
-            fits = h is not None and bool(np.isfinite(h).all())
-            layer.set_weight(self._clustered(layer, bits[layer.name], h if fits else None))
+            h, means = fitting.moments(layer)
+            layer.set_weight(self._clustered(layer, bits[layer.name], h))
             clustered += 1
-            if means is not None and fits:
+            if means is not None:
                 biases += mend_bias(layer, means, graph)
         for value in tables_of_rows(graph, self.smallest):
             data = np.asarray(constant(value), np.float32)

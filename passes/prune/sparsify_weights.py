@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from edgec.diagnostics import error
 from edgec.graph import Graph
-from edgec.passes.prune.weight_layers import SMALLEST, Observed, WeightLayer, mend_bias, weight_layers
-from edgec.passes.quantize.correction import staged_samples
+from edgec.passes.prune.weight_layers import SMALLEST, Fitting, WeightLayer, mend_bias, weight_layers
 from edgec.passes.quantize.rounding import _inverse_factor, damped
 from edgec.pipeline import Pass, PassContext, PassResult
 
@@ -67,10 +66,7 @@ class SparsifyWeights(Pass):
         neighbours = self._neighbours()
         reference = graph.clone()
         layers = [x for x in weight_layers(graph, reference, self.smallest) if x.groups == 1 or self.depthwise]
-        observed = None
-        if self.fit and ctx.calibration is not None and layers:
-            samples, _ = staged_samples(reference, ctx.calibration, self.samples, self.memory)
-            observed = Observed(graph, reference, samples, self.columns, ctx.seed)
+        fitting = Fitting(self, graph, reference, layers, ctx)
         pruned = biases = 0
         parts = self._parts(layers)
         for layer in layers:
@@ -78,11 +74,10 @@ class SparsifyWeights(Pass):
             order = _neighbours_first(layer)
             if not np.isfinite(w).all() or (neighbours and w.shape[2] % neighbours[1]):
                 continue
-            h, means = observed.moments(layer) if observed is not None and layer.fits else (None, None)
-            fits = h is not None and bool(np.isfinite(h).all())
+            h, means = fitting.moments(layer)
             rows = w[..., order]
             new = np.empty_like(w)
-            if h is not None and fits and h.any():
+            if h is not None and h.any():
                 new[..., order] = _surgery(
                     rows, damped(h, self.damping)[:, order][:, :, order], neighbours, parts[layer.name]
                 )
@@ -90,7 +85,7 @@ class SparsifyWeights(Pass):
                 new[..., order] = np.where(_zeros(np.abs(rows), neighbours, parts[layer.name]), 0, rows)
             layer.set_weight(layer.unrows(new).astype(np.float32))
             pruned += 1
-            if means is not None and fits:
+            if means is not None:
                 biases += mend_bias(layer, means, graph)
         return PassResult(pruned > 0, {"pruned": pruned, "biases": biases} if pruned else {})
 

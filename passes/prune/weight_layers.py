@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph, attribute, constant, ir, is_constant
-from edgec.passes.quantize.correction import middle_mean
+from edgec.passes.quantize.correction import middle_mean, staged_samples
 from edgec.passes.quantize.layers import OPS, Layer
 from edgec.passes.quantize.moments import Moments, column_means, columns
 from edgec.passes.quantize.staged_run import StagedRun
+
+if TYPE_CHECKING:
+    from edgec.pipeline import PassContext
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -133,6 +136,38 @@ class Observed:
         pairs = zip(self._float.values([x], layer.reference), self._now.values([now], layer.node), strict=True)
         for a, b in pairs:
             yield a[x.name or ""], b[now.name or ""]
+
+
+class Fits(Protocol):
+    """Options of a pass that fits weights to what layers read."""
+
+    @property
+    def fit(self) -> bool: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def memory(self) -> int: ...
+
+
+class Fitting:
+    """What layers read on calibration data, for a pass with such options; nothing where it is not to fit or there are none."""
+
+    def __init__(
+        self, p: Fits, graph: Graph, reference: Graph, layers: Sequence[WeightLayer], ctx: PassContext
+    ) -> None:
+        self._observed: Observed | None = None
+        if p.fit and ctx.calibration is not None and layers:
+            samples, _ = staged_samples(reference, ctx.calibration, p.samples, p.memory)
+            self._observed = Observed(graph, reference, samples, p.columns, ctx.seed)
+
+    def moments(self, layer: WeightLayer) -> tuple[Array, Means] | tuple[None, None]:
+        """As of `Observed`; None where the layer is not to be fitted, or its moments are not finite."""
+        if self._observed is None or not layer.fits:
+            return None, None
+        h, means = self._observed.moments(layer)
+        return (h, means) if np.isfinite(h).all() else (None, None)
 
 
 def shrunk(h: Array, n: int) -> Array:
