@@ -30,6 +30,7 @@ from edgec.samples import Preprocess, Samples, generated_samples
 from edgec.samples.given import given_samples
 from edgec.specs.conditions import Setting
 from edgec.target import Artifact, EmitJob, Target, settled
+from edgec.trial import TrialBuilds
 from edgec.verify import FloatModel, verify_artifact
 
 if TYPE_CHECKING:
@@ -94,6 +95,11 @@ class Compilation:
         with clock("samples"):
             calibration, checked = self._open_samples(graph)
         ctx = PassContext(diagnostics=notes, samples=checked, calibration=calibration, progress=tell)
+        if self.compress:
+            ctx.weigh = TrialBuilds(
+                self.target, precision, self.pipeline, self.options, self.preprocess, calibration, self.registry,
+                self.toolchains, workdir,
+            )  # fmt: skip
         with clock("passes"):
             tell("passes")
             lowered = lower(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgec.quantization.record import QuantRecord
     from edgec.samples import Samples
     from edgec.specs.schema import TargetSpec
+    from edgec.trial import Weight
 
 Contract = Literal["exact", "close", "lossy"]
 """What a pass promises of the numbers: bit-equal; equal up to float rounding; changed on purpose."""
@@ -49,6 +50,8 @@ class PassContext:
     seed: int = 0
     progress: Callable[[str], None] = lambda text: None
     """Told by passes that take minutes what they are at."""
+    weigh: Callable[[Graph], Weight] | None = None
+    """Builds a graph for the target and says what it takes there, for goals in time and flash."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,6 @@ def _last(
     notes: Diagnostics,
 ) -> Stage:
     artifact, runner = result.artifact, result.runner
-    files = [n for n in artifact.files if n == artifact.entry or n.startswith(f"{artifact.entry}/")]
     latency = runner.latency(samples[0]) if isinstance(runner, Timed) else None
     judged = None
     if metric is not None:
@@ -147,7 +146,7 @@ def _last(
     return Stage(
         name=result.name,
         seconds=0.0,
-        bytes=sum(artifact.size(n) for n in files),
+        bytes=artifact.entry_size(),
         parameters=before.parameters,
         macs=before.macs,
         latency_ms=latency.median * 1e3 if latency is not None else None,

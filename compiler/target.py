@@ -30,6 +30,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What an inference takes by the vendor's own model of the device: `amount` of `unit`, as `by` says.
+
+    `unit`: "s" wherever the clock is known; else a count that time goes with ("convolution cycles").
+    """
+
+    amount: float
+    unit: str
+    by: str
+
+
+@dataclass(frozen=True)
 class Artifact:
     """What a target made: files (bytes, or a path to move), and what the vendor's toolchain told about them.
 
@@ -51,11 +63,17 @@ class Artifact:
     """The convolutions and products as the artifact itself has them; None where it does not tell."""
     kernels_by: str = ""
     """Who told them, for people: "ONNX Runtime"."""
+    estimate: Estimate | None = None
+    """None where the vendor's compiler estimates nothing: goals of pruning in time are then refused."""
 
     def size(self, name: str) -> int:
         """Bytes of one file."""
         data = self.files[name]
         return data.stat().st_size if isinstance(data, Path) else len(data)
+
+    def entry_size(self) -> int:
+        """Bytes of what people load: the file `entry`, or all in that folder."""
+        return sum(self.size(n) for n in self.files if n == self.entry or n.startswith(f"{self.entry}/"))
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every file."""
@@ -93,6 +111,8 @@ class EmitJob:
     """The model's file, where it came from one."""
     reference: Graph | None = None
     """The model as loaded: what the artifact is compared with. Clone it before you run it."""
+    weighing: bool = False
+    """Built only to see what it takes (`edgec.trial`): too much of it is an answer, no error."""
 
     @property
     def logs(self) -> Path:

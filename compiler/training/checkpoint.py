@@ -19,7 +19,7 @@ from edgec.diagnostics import Diagnostics, Location
 from edgec.output import writing
 
 Array = npt.NDArray[Any]
-_FORMAT = 2
+_FORMAT = 3
 
 
 def run_key(*parts: str) -> str:
@@ -35,6 +35,9 @@ class State:
     parameters: dict[str, Array] = field(default_factory=dict)
     optimizer: dict[str, Array] = field(default_factory=dict)
     best: dict[str, Array] = field(default_factory=dict)
+    best_step: int = 0
+    least: list[float] = field(default_factory=list)
+    """Of the epoch of least mean loss, the loss on each held-out sample."""
     history: list[list[float]] = field(default_factory=list)
     """[step, mean training loss since the last row, loss on held-out samples] each."""
     running: list[float] = field(default_factory=list)
@@ -66,6 +69,8 @@ class Checkpoint:
                 groups["parameters"],
                 groups["optimizer"],
                 groups["best"],
+                about["best_step"],
+                about["least"],
                 about["history"],
                 about["running"],
                 about["caution"],
@@ -93,7 +98,7 @@ class Checkpoint:
         Raises:
             EdgecError: EC0903, EC0904 it cannot be written.
         """
-        about = {"step": state.step, "history": state.history, "running": state.running, "caution": state.caution}
+        about = {k: getattr(state, k) for k in ("step", "best_step", "least", "history", "running", "caution")}
         arrays: dict[str, Array] = {"about": np.array(json.dumps(about))}
         groups: Mapping[str, Mapping[str, Array]] = {
             "parameters": state.parameters, "optimizer": state.optimizer, "best": state.best,

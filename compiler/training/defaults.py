@@ -12,14 +12,14 @@ _SMALL = 64
 
 
 def automatic_views(graph: Graph) -> tuple[Augmentation, ...]:
-    """How images are varied: those with three channels, flipped and shifted where they are small, else enlarged. Spectra
-    and scans of text, which have one channel, are left as they are."""
+    """How images are varied: those with three channels, flipped, and shifted where they are small, else enlarged and blended
+    with others. Spectra and scans of text, which have one channel, are left as they are."""
     for v in graph.inputs:
         dims = list(v.shape) if v.shape is not None else []
         if len(dims) == 4 and 3 in (dims[1], dims[3]) and v.dtype is not None and v.dtype.is_floating_point():
             sides = dims[2:] if dims[1] == 3 else dims[1:3]
             small = any(isinstance(d, int) and d < _SMALL for d in sides)
-            return ("flip", "crop") if small else ("flip", "zoom")
+            return ("flip", "crop") if small else ("flip", "zoom", "mix")
     return ()
 
 

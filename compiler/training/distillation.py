@@ -33,6 +33,7 @@ from edgec.training.batches import (
 )
 from edgec.training.checkpoint import Checkpoint, State, run_key
 from edgec.training.features import automatic_features, check_features
+from edgec.training.held_out import Losses, held_out_views, ruined, surely_above
 from edgec.training.learned_scales import follow, learnable_scales
 from edgec.training.losses import OutputLoss, loss_kind, total_loss
 from edgec.training.ops import Tensor
@@ -45,8 +46,8 @@ from edgec.training.written_back import write_back
 _SAVE_SECONDS = 60.0
 """A checkpoint is written at least so often, where batches take long."""
 
-_RUINED, _CAUTION = 1.25, 0.3
-"""Above that times the best loss an epoch did harm: the learning rate was too large, and becomes that part of itself."""
+_CAUTION = 0.3
+"""What is left of the learning rate after an epoch that did harm."""
 
 _LEAST_SCALE = 0.1
 """Of a scale that is learnt, beside what it was."""
@@ -198,6 +199,7 @@ class _Run:
         self.parts: list[OutputLoss] = []
         self.known = self._teach()
         self.together = self._batches_agree()
+        self.views = held_out_views([self.samples[i] for i in self.held], options, self.images)
         self.saved = 0
         """The batch up to which a checkpoint holds what was trained."""
         self.zeros = {
@@ -292,16 +294,20 @@ class _Run:
                 return False
         return True
 
-    def _values(
-        self, numbers: Sequence[int], step: int | None
-    ) -> Iterator[tuple[float, Arrays, dict[str, Tensor], Any]]:
-        """(share of the batch, inputs, teacher's values, labels): one for all samples, or one a sample. `step`: of the
-        augmentation, None for none."""
+    def _batch(self, step: int) -> Iterator[tuple[float, Arrays, dict[str, Tensor], Any]]:
+        """What batch `step` trains on."""
+        numbers = batch_numbers(self.trained, self.options.batch, self.options.seed, step)
         batch = [self.samples[i] for i in numbers]
-        if self.options.augment and step is not None:
+        if self.options.augment:
             batch = augmented(batch, self.options, step, self.images)
-            taught = [self.teacher.values(s) for s in batch]
-        elif self.known is not None:
+        return self._values(batch, numbers, known=not self.options.augment)
+
+    def _values(
+        self, batch: Sequence[Arrays], numbers: Sequence[int], *, known: bool
+    ) -> Iterator[tuple[float, Arrays, dict[str, Tensor], Any]]:
+        """(share of the batch, inputs, teacher's values, labels): one for all samples, or one a sample. `numbers`: the
+        samples that `batch` shows, as they are if the teacher's values are `known`."""
+        if known and self.known is not None:
             taught = [self.known[i] for i in numbers]
         else:
             taught = [self.teacher.values(s) for s in batch]
@@ -316,8 +322,7 @@ class _Run:
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.options.device)
 
-    def _loss(self, feeds: Arrays, teacher: Mapping[str, Tensor], labels: Any) -> Tensor:
-        student = self.net.run(feeds, self.wanted)
+    def _loss(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], labels: Any) -> Tensor:
         return total_loss(self.parts, student, teacher, self.options.temperature, self.options.hard, labels)
 
     # --- training ------------------------------------------------------------------------------------------------
@@ -328,8 +333,9 @@ class _Run:
         state = checkpoint.load(self.notes) if checkpoint is not None else None
         resumed = state.step if state is not None else 0
         if state is None:
-            before = self._held_loss()
-            state = State(best=self._arrays(), history=[[0, before, before]])
+            before = self._held_losses()
+            loss = float(before.mean())
+            state = State(best=self._arrays(), least=before.tolist(), history=[[0, loss, loss]])
         else:
             self._restore(state, optimizer)
             self.tell(f"resume after batch {state.step} of {self.steps}")
@@ -347,24 +353,23 @@ class _Run:
             if ended or state.step % every == 0 or time.perf_counter() > saved + _SAVE_SECONDS:
                 self._keep(checkpoint, state, optimizer)
                 saved = time.perf_counter()
-        losses = [row[2] for row in state.history]
-        best = int(np.argmin(losses))
         graph = self.student.clone()
-        if state.history[best][0]:
+        if state.best_step:
             with torch.no_grad():
                 chosen = {n: torch.from_numpy(a).to(self.options.device) for n, a in state.best.items()}
             write_back(graph, self.net.arrays(chosen))
             follow(graph, {n: s.cpu().numpy() for n, s in self.scales.items()})
         seconds = time.perf_counter() - start
-        steps = int(state.history[best][0])
-        return Distilled(graph, losses[0], losses[best], steps, state.step, seconds, state.history, resumed)
+        losses = {int(row[0]): row[2] for row in state.history}
+        return Distilled(
+            graph, losses[0], losses[state.best_step], state.best_step, state.step, seconds, state.history, resumed
+        )
 
     def _train_step(self, step: int, optimizer: Optimizer, caution: float) -> float:
-        numbers = batch_numbers(self.trained, self.options.batch, self.options.seed, step)
         optimizer.zero()
         total = 0.0
-        for share, feeds, teacher, labels in self._values(numbers, step):
-            loss = share * self._loss(feeds, teacher, labels)
+        for share, feeds, teacher, labels in self._batch(step):
+            loss = share * self._loss(self.net.run(feeds, self.wanted), teacher, labels)
             loss.backward()
             total += float(loss.detach())
         if not np.isfinite(total):
@@ -376,19 +381,35 @@ class _Run:
                 self.net.parameters[name].clamp_(min=first * _LEAST_SCALE)
         return total
 
-    def _held_loss(self) -> float:
-        total = 0.0
+    def _held_losses(self) -> Losses:
+        """Of each held-out sample, the mean over its views."""
+        losses = np.zeros(len(self.held))
         with torch.no_grad():
-            for numbers in chunks(self.held, self.options.batch):
-                for share, feeds, teacher, labels in self._values(numbers, None):
-                    total += share * len(numbers) / len(self.held) * float(self._loss(feeds, teacher, labels))
-        return total
+            for i, view in enumerate(self.views):
+                for at in chunks(range(len(self.held)), self.options.batch):
+                    shown, numbers = [view[k] for k in at], [self.held[k] for k in at]
+                    losses[at] += list(self._each_loss(self._values(shown, numbers, known=i == 0)))
+        return losses / len(self.views)
+
+    def _each_loss(self, values: Iterator[tuple[float, Arrays, dict[str, Tensor], Any]]) -> Iterator[float]:
+        for _, feeds, teacher, labels in values:
+            student = self.net.run(feeds, self.wanted)
+            if not self.together:
+                yield float(self._loss(student, teacher, labels))
+                continue
+            for k in range(len(next(iter(student.values())))):
+                mine, theirs = ({n: v[k : k + 1] for n, v in found.items()} for found in (student, teacher))
+                yield float(self._loss(mine, theirs, None if labels is None else labels[k : k + 1]))
 
     def _end_epoch(self, state: State, optimizer: Optimizer) -> None:
-        held, best = self._held_loss(), min(row[2] for row in state.history)
-        if held < best:
-            state.best = self._arrays()
-        elif not held <= _RUINED * best:  # NaN too: back to the best weights, in smaller steps
+        """Later weights are kept unless earlier ones are surely better: they have seen more."""
+        losses, least = self._held_losses(), np.asarray(state.least)
+        held = float(losses.mean())
+        if held < state.history[0][2] and not surely_above(losses, least):
+            state.best, state.best_step = self._arrays(), state.step
+        if held < least.mean():
+            state.least = losses.tolist()
+        elif ruined(losses, least):  # back to the best weights, in smaller steps
             state.caution *= _CAUTION
             self._set(state.best)
             optimizer.forget()

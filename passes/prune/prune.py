@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from edgec.diagnostics import error
 from edgec.graph import Graph, ir, is_constant
 from edgec.infer import infer_shapes
-from edgec.passes.prune.allocation import Allocation, Counts, Room, globally, reach, uniform
+from edgec.passes.prune.allocation import Allocation, Counts, Room
 from edgec.passes.prune.costs import Costs, costs_of
+from edgec.passes.prune.goals import MEASURED, Goal, goal_of
 from edgec.passes.prune.groups import Atom, Group, find_groups, remove
+from edgec.passes.prune.measured_goal import Scales, reach_measured
 from edgec.passes.prune.option_ranges import require_positive
+from edgec.passes.prune.plan import Plan
 from edgec.passes.prune.ranking import Data, Importance, Ranking, rank
-from edgec.passes.prune.sensitivity import HarmMeter, by_harm, following
 from edgec.pipeline import Pass, PassContext, PassResult
 from edgec.pruning import PruningRecord
 
 if TYPE_CHECKING:
     from edgec.pipeline import Contract
-
-_PROBED = 32
-"""Samples that the harm of cutting a group is measured on."""
-
-_ROUNDS = 3
-"""How often an allocation by harm is decided on, each time knowing more."""
 
 _DEFAULT_ALIGN = 8
 """Channels the vector units of most targets take at a time."""
@@ -38,9 +32,10 @@ _DEFAULT_ALIGN = 8
 class Prune(Pass):
     """Cut the least important channels out of every group that can lose some (`edgec inspect --prunable` lists them).
 
-    The goal is one of `ratio` (part of the channels), `macs` (part of the multiply-accumulates) and `params` (part of the
-    parameters), each between 0 and 1: what is to go. Of `macs` and `params` at least that part goes; the counts that stay
-    are multiples of `align` channels (default: what the target's spec says for the precision, else 8), which rounds a
+    The goal is one of `ratio` (part of the channels), `macs` (part of the multiply-accumulates), `params` (part of the
+    parameters), `latency` (of the time the target's compiler estimates) and `flash` (of the artifact's bytes), each between 0
+    and 1: what is to go; of the last two also what may be left, `latency=5ms`, `flash=200KiB`. They need a target, which is
+    built for some times. Of all but `ratio` at least that part goes; the counts that stay are multiples of `align` channels (default: what the target's spec says for the precision, else 8), which rounds a
     `ratio` to the nearest multiple, and leaves groups that are smaller alone.
 
     `importance`: `l1` or `l2` norm of the weights around a channel; the scale of its BatchNormalization (`bn`: then prune
@@ -59,13 +54,15 @@ class Prune(Pass):
     Inputs and outputs keep names and shapes. Goes before quantisation: scales and ranges belong to the channels there are.
 
     Raises:
-        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1; EC0333 not one goal, or it cannot be; EC0334 it cannot be reached; EC0335 no BatchNormalization is
+        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1; EC0333 not one goal, or it cannot be; EC0363 nothing measures it; EC0334 it cannot be reached; EC0335 no BatchNormalization is
             left; EC0336 `keep` names nothing; EC0337 the graph is quantised; EC0731 there is no calibration data.
     """
 
     ratio: float | None = None
     macs: float | None = None
     params: float | None = None
+    latency: float | str | None = None
+    flash: float | str | None = None
     importance: Importance = "auto"
     allocation: Allocation = "auto"
     align: int | None = None
@@ -81,7 +78,7 @@ class Prune(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> PassResult:
         require_positive(self, "samples", "columns", "memory")
-        self._goal()
+        goal = self._goal()
         _refuse_quantised(graph)
         infer_shapes(graph)
         groups = self._free(find_groups(graph))
@@ -89,6 +86,7 @@ class Prune(Pass):
             hint = "`edgec inspect --prunable` says why"
             ctx.diagnostics.warn("EC0338", "nothing in this model can be pruned", hint=hint)
             return PassResult(False)
+        scales = Scales.of(goal, graph, ctx) if goal.measured else None
         data = None
         if ctx.calibration is not None:
             data = Data.read(graph, ctx.calibration, self.samples, self.columns, self.memory, ctx.seed)
@@ -97,7 +95,8 @@ class Prune(Pass):
         align = self.align or _alignment(ctx)
         rooms = [Room.of(len(g.numbers), g.width, align, self.least) for g in groups]
         costs = costs_of(graph, groups)
-        cut = self._cut(graph, groups, rooms, ranking, costs, data, allocation)
+        plan = Plan(graph, groups, rooms, ranking, costs, allocation, data)
+        cut = self._cut(plan, goal, scales, ctx)
         if not cut.any():
             message = f"no group loses a channel: the goal is below half of {align} channels everywhere"
             ctx.diagnostics.warn("EC0338", message, hint="a larger goal, or prune{align=1}")
@@ -107,15 +106,24 @@ class Prune(Pass):
         ctx.pruning.cut(remove(graph, first_atoms(groups, ranking, cut)))
         return PassResult(True, _stats(groups, cut, costs))
 
-    def _goal(self) -> tuple[str, float]:
-        given = {k: v for k in ("ratio", "macs", "params") if (v := getattr(self, k)) is not None}
-        if len(given) != 1:
-            raise error("EC0333", "prune takes one goal: ratio, macs or params", hint="prune{ratio=0.3}")
-        what, goal = given.popitem()
-        if not 0 < goal < 1 or not 0 <= self.least < 1 or (self.align is not None and self.align < 1):
-            message = f"prune: {what}={goal} least={self.least} align={self.align} cannot be"
-            raise error("EC0333", message, hint="goals are parts between 0 and 1, align is at least 1")
-        return what, goal
+    def _cut(self, plan: Plan, goal: Goal, scales: Scales | None, ctx: PassContext) -> Counts:
+        """How many atoms of each group go."""
+        most = plan.most(goal.scale)
+        if scales is not None:
+            return reach_measured(scales, plan.groups, plan.ranking, lambda s: plan.cut(goal.scale, s), most, ctx)
+        assert goal.part is not None  # only goals that are measured have other amounts
+        found = plan.cut(goal.what, goal.part)
+        if found is None:
+            message = f"prune: {goal.part:.1%} of {goal.what} cannot go, {most:.1%} at most"
+            raise error("EC0334", message, hint=f"least={self.least} and keep hold the rest")
+        return found
+
+    def _goal(self) -> Goal:
+        goal = goal_of({k: getattr(self, k) for k in ("ratio", "macs", "params", *MEASURED)})
+        if not 0 <= self.least < 1 or (self.align is not None and self.align < 1):
+            message = f"prune: least={self.least} align={self.align} cannot be"
+            raise error("EC0333", message, hint="least is a part from 0 to below 1, align is at least 1")
+        return goal
 
     def _free(self, groups: Sequence[Group]) -> list[Group]:
         names = {g.name: _names(g) for g in groups}
@@ -136,27 +144,6 @@ class Prune(Pass):
             hint = "--calib FOLDER_OF_IMAGES | data.npz | module:function, or allocation=uniform"
             raise error("EC0731", "allocation=sensitivity needs calibration data", hint=hint)
         return self.allocation
-
-    def _cut(
-        self, graph: Graph, groups: Sequence[Group], rooms: Sequence[Room], ranking: Ranking, costs: Costs,
-        data: Data | None, allocation: Allocation,
-    ) -> Counts:  # fmt: skip
-        """How many atoms of each group go."""
-        what, goal = self._goal()
-        counts = globally(rooms, ranking.costs) if allocation == "global" else uniform(rooms)
-        saved = _saving(what, groups, costs)
-        found = counts(goal) if what == "ratio" else reach(counts, saved, goal)  # a ratio: the nearest multiples
-        if found is not None and allocation == "sensitivity" and data is not None:
-            meter = HarmMeter(graph, groups, ranking, data.judged[:_PROBED])
-            meter.measure([n or following(r, 0) or 0 for n, r in zip(found, rooms, strict=True)])
-            for _ in range(_ROUNDS):
-                found = by_harm(rooms, meter.harms(), saved, min(goal, saved(counts(1.0))))
-                if found is not None:
-                    meter.measure(found)
-        if found is None:
-            message = f"prune: {goal:.1%} of {what} cannot go, {saved(counts(1.0)):.1%} at most"
-            raise error("EC0334", message, hint=f"least={self.least} and keep hold the rest")
-        return found
 
     @classmethod
     def prunable(cls, graph: Graph) -> list[dict[str, Any]]:
@@ -191,19 +178,6 @@ def first_atoms(groups: Sequence[Group], ranking: Ranking, cut: Sequence[int] | 
         for g, order, n in zip(groups, ranking.orders, cut, strict=True)
         for i in order[: int(n)]
     ]
-
-
-def _saving(what: str, groups: Sequence[Group], costs: Costs) -> Callable[[Counts], float]:
-    """Cut -> the part it saves."""
-    if what == "ratio":
-        widths = np.asarray([g.width for g in groups])
-        channels = sum(g.width * len(g.numbers) for g in groups)
-        return lambda cut: float((cut * widths).sum() / channels)
-    full = costs.total(what, [0] * len(groups))
-    if full == 0:
-        hint = "fix the input shapes: --input-shape"
-        raise error("EC0334", "the multiply-accumulates of this model are not known", hint=hint)
-    return lambda cut: 1 - costs.total(what, cut) / full
 
 
 def _alignment(ctx: PassContext) -> int:

@@ -32,7 +32,7 @@ class Recover(Pass):
     `distillation`: the closed form, then training with all calibration inputs, the float graph as the teacher; needs the
     extra `train` (PyTorch). After `quantize` it trains behind the rounding: scales and zero points stay, weights are
     rounded to their grid; with `scales` those of weights are learnt too, and those of biases follow. `epochs` (0: 20, and at least 400 batches), or `steps`, of `batch` inputs, `lr` at its greatest;
-    `augment`: flip, crop, zoom, mix, [] for none; auto: for colour images, flip with zoom or, where they are small, crop;
+    `augment`: flip, crop, zoom, mix, [] for none; auto: for colour images, flip, zoom and mix or, where they are small, flip and crop;
     `features`: values inside whose difference counts too, [] for none; `temperature` of classes; `seed`; `threads` of the
     CPU. State is kept in `checkpoints` (default: in edgec's cache), and a run that was stopped goes on from there.
 
@@ -48,7 +48,7 @@ class Recover(Pass):
     epochs: int = 0
     steps: int = 0
     batch: int = 16
-    lr: float = 1e-3
+    lr: float = 3e-4
     temperature: float = 4.0
     augment: tuple[str, ...] = ("auto",)
     features: tuple[str, ...] = ("auto",)

@@ -13,7 +13,7 @@ from edgec.actual_placement import ActualNode, ActualPlacement
 from edgec.coverage import PRODUCTS, Kernel
 from edgec.diagnostics import EdgecError, Location, error
 from edgec.graph import Graph
-from edgec.target import Artifact, EmitJob
+from edgec.target import Artifact, EmitJob, Estimate
 from edgec.target_options import parse_options
 from edgec.targets.rknn.choice import better, fidelity, figures, summary
 from edgec.targets.rknn.flatbuffer import COMPACT_FORMAT, format_version, read_rknn
@@ -163,6 +163,7 @@ def _artifact(built: Built, spec: TargetSpec, toolchain: Toolchain, job: EmitJob
     _warn(table, job)
     unsteady = _ASLR if not answer.fixed_addresses else _THREADS if job.precision == "int8" else None
     versions = answer.values["versions"]
+    cycles = sum(r.total_cycles for r in table.rows)
     return Artifact(
         files={"model.rknn": path},
         entry="model.rknn",
@@ -175,7 +176,7 @@ def _artifact(built: Built, spec: TargetSpec, toolchain: Toolchain, job: EmitJob
             "versions": {**toolchain.versions, "rknn compiler": versions["compiler"]},
             "weight memory KB": table.weight_kb,
             "internal memory KB": table.internal_kb,
-            "convolution cycles": sum(r.total_cycles for r in table.rows),
+            "convolution cycles": cycles,
             "layers": len(table.rows),
             **told,
             "seconds": {s.name: s.seconds for s in answer.steps},
@@ -187,6 +188,7 @@ def _artifact(built: Built, spec: TargetSpec, toolchain: Toolchain, job: EmitJob
             "that a CPU op exists on the device",
         ),
         reproducible=unsteady is None,
+        estimate=Estimate(cycles, "convolution cycles", f"RKNN-Toolkit2 {versions['toolkit']}") if cycles else None,
     )
 
 

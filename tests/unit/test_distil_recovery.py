@@ -213,8 +213,8 @@ def test_training_that_brings_nothing_is_told(tmp_path: Path) -> None:
 
 VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "small colour images": ("float[N,3,32,32]", ("flip", "crop")),
-    "large colour images": ("float[1,3,224,224]", ("flip", "zoom")),
-    "channels last": ("float[1,96,96,3]", ("flip", "zoom")),
+    "large colour images": ("float[1,3,224,224]", ("flip", "zoom", "mix")),
+    "channels last": ("float[1,96,96,3]", ("flip", "zoom", "mix")),
     "spectra": ("float[1,49,10,1]", ()),
     "digits": ("float[1,1,28,28]", ()),
     "vectors": ("float[1,3]", ()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.actual_placement import ActualNode, ActualPlacement
 from edgec.diagnostics import EdgecError, Location
-from edgec.target import Artifact, EmitJob
+from edgec.target import Artifact, EmitJob, Estimate
 from edgec.target_options import parse_options
 from edgec.targets.tflite.emit import MODEL, write_model
 from edgec.targets.tflite.endpoints import Interface
@@ -72,7 +72,8 @@ def ethosu_artifact(graph: Graph, spec: TargetSpec, job: EmitJob) -> Artifact:
     _say_cpu(lowered.model, on_cpu, result, job, graph)
     budget = Budget.of(options, spec.memory, spec.name)
     need = Need(result.path.stat().st_size, result.feature_maps, None, "Vela's plan of the tensors takes")
-    check(lowered.model, need, budget, job.precision, graph.source)
+    if not job.weighing:
+        check(lowered.model, need, budget, job.precision, graph.source)
     facts |= {
         "interface": ends.to_json(),
         **npu_facts(result, spec, on_cpu, lowered.model),
@@ -93,6 +94,7 @@ def ethosu_artifact(graph: Graph, spec: TargetSpec, job: EmitJob) -> Artifact:
         not_verified=[NOT_RUN, *unchecked],
         kernels=found,
         kernels_by="the .tflite file before Vela",
+        estimate=Estimate(float(result.summary["inference_time"]), "s", f"Vela {result.version}"),
     )
 
 

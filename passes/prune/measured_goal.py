@@ -1,0 +1,163 @@
+"""Goals that only a build for the target tells: time by the vendor's own model of the device, and flash.
+
+Cuts are chosen by what can be counted (multiply-accumulates, parameters); how much of that has to go for the goal is found by
+building for the target a few times: false position between a cut that is too small and one that is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from edgec.diagnostics import Diagnostics, error
+from edgec.graph import Graph
+from edgec.passes.prune.allocation import Counts
+from edgec.passes.prune.goals import Goal
+from edgec.passes.prune.groups import Atom, Group, find_groups, remove
+from edgec.passes.prune.ranking import Ranking
+from edgec.pipeline import PassContext
+from edgec.trial import Weight
+
+_TRIALS = 8
+"""Builds at most, beside that of the whole graph."""
+
+_NEAR = 0.02
+"""Part of the goal that may be left unused."""
+
+
+@dataclass
+class Scales:
+    """Puts graphs on the target's scales: what `goal` is in, for a graph and for cuts of it."""
+
+    goal: Goal
+    graph: Graph
+    weigh: Callable[[Graph], Weight]
+    unit: str = ""
+    by: str = ""
+    dense: float = 0.0
+    builds: int = 0
+    known: dict[bytes, float] = field(default_factory=dict)
+    """Cut -> what is left."""
+
+    @classmethod
+    def of(cls, goal: Goal, graph: Graph, ctx: PassContext) -> Scales:
+        """With the whole graph weighed.
+
+        Raises:
+            EdgecError: EC0363 there is no target, or its compiler estimates no time; EC0333 a goal in seconds, and it
+                estimates something else.
+        """
+        if ctx.weigh is None:
+            hint = "`edgec compile MODEL --target ... --compress 'prune{...}'`; prune{macs=...} and prune{params=...} need none"
+            raise error("EC0363", f"prune: a goal of {goal.what} needs a target to build for", hint=hint)
+        scales = cls(goal, graph, ctx.weigh)
+        ctx.progress(f"prune: build for {goal.what}")
+        scales.dense = scales._left(graph, ctx)
+        return scales
+
+    def of_cut(self, groups: Sequence[Group], ranking: Ranking, cut: Counts, ctx: PassContext) -> float:
+        """What is left after a cut; a build, where it was not weighed before."""
+        key = cut.tobytes()
+        if key not in self.known:
+            ctx.progress(f"prune: trial build {self.builds} for {self.goal}")
+            self.known[key] = self._left(without(self.graph, groups, ranking, cut), ctx)
+        return self.known[key]
+
+    def _left(self, graph: Graph, ctx: PassContext) -> float:
+        weight = self.weigh(graph)
+        self.builds += 1
+        if self.goal.what == "flash":
+            self.unit, self.by = "bytes", "the artifact"
+            return float(weight.bytes)
+        if weight.time is None:
+            name = ctx.target.name if ctx.target is not None else "this target"
+            hint = "prune{macs=...} is the nearest; Rockchip's and Vela's compilers estimate time"
+            raise error("EC0363", f"prune: nothing estimates how long {name} takes", hint=hint)
+        self.unit, self.by = weight.time.unit, weight.time.by
+        if self.goal.most is not None and self.unit != "s":
+            hint = "a part of them: prune{latency=0.3}"
+            raise error("EC0333", f"prune: {self.by} counts {self.unit}, not seconds", hint=hint)
+        return weight.time.amount
+
+    def shown(self, amount: float) -> str:
+        if self.unit == "s":
+            return f"{amount * 1e3:.3g} ms"
+        return f"{amount:,.0f} {self.unit}"
+
+
+def reach_measured(
+    scales: Scales, groups: Sequence[Group], ranking: Ranking, cut_of: Callable[[float], Counts | None], most: float,
+    ctx: PassContext,
+) -> Counts:  # fmt: skip
+    """The least of the cuts `cut_of(s)`, s up to `most`, that leave what the goal allows.
+
+    Raises:
+        EdgecError: EC0334 the largest leaves more; EC0363.
+    """
+    limit = scales.goal.limit(scales.dense)
+    low, at_low = 0.0, scales.dense
+    high, at_high, best = most, 0.0, None
+    guess = min(most, 1 - limit / scales.dense)
+    if guess <= 0:
+        raise error(
+            "EC0333",
+            f"prune: {scales.goal}: it takes {scales.shown(scales.dense)} already",
+            hint="a smaller goal, or no prune",
+        )
+    for _ in range(_TRIALS):
+        cut = cut_of(guess)
+        left = scales.of_cut(groups, ranking, cut, ctx) if cut is not None else float("inf")
+        if cut is not None and left <= limit:
+            high, at_high, best = guess, left, cut
+            if left > limit * (1 - _NEAR):
+                break
+        else:
+            low, at_low = guess, left
+            if low >= most:
+                break
+        guess = _between(low, at_low, high, at_high, limit) if best is not None else _further(scales, low, at_low, most)
+        if best is not None and high - low < 1e-3:
+            break
+    if best is None:
+        message = (
+            f"prune: {scales.goal} cannot be reached: {scales.shown(at_low)} are left of {scales.shown(scales.dense)}"
+        )
+        raise error("EC0334", message, hint="a smaller goal, or a smaller least or align")
+    left = scales.of_cut(groups, ranking, best, ctx)
+    _tell(scales, left, ctx.diagnostics)
+    return best
+
+
+def _between(low: float, at_low: float, high: float, at_high: float, limit: float) -> float:
+    """Where a straight line says the middle of what is near enough is, not too close to either end."""
+    wanted = limit * (1 - _NEAR / 2)
+    share = (at_low - wanted) / (at_low - at_high) if at_low > at_high and at_low != float("inf") else 0.5
+    return low + (high - low) * min(0.9, max(0.1, share))
+
+
+def _further(scales: Scales, s: float, left: float, most: float) -> float:
+    """Beyond a cut that is too small, by what it saved."""
+    limit = scales.goal.limit(scales.dense)
+    gone = max(scales.dense - left, 0.1 * (scales.dense - limit))
+    return min(most, max(1.1 * s, 1.05 * s * (scales.dense - limit) / gone))
+
+
+def _tell(scales: Scales, left: float, notes: Diagnostics) -> None:
+    percent = 100 * (1 - left / scales.dense)
+    message = f"prune{{{scales.goal}}}: {scales.shown(left)} of {scales.shown(scales.dense)} are left by {scales.by} (-{percent:.1f} %)"
+    hint = f"{scales.builds} trial builds; recovery comes after, and changes weights, not shapes"
+    notes.note("EC0362", message, hint=hint)
+
+
+def without(graph: Graph, groups: Sequence[Group], ranking: Ranking, cut: Counts) -> Graph:
+    """A copy of `graph` without the first atoms of each group."""
+    copy = graph.clone()
+    twins = {g.name: g for g in find_groups(copy)}
+    gone = [
+        Atom(twins[g.name], int(g.numbers[i]))
+        for g, order, n in zip(groups, ranking.orders, cut, strict=True)
+        for i in order[: int(n)]
+    ]
+    if gone:
+        remove(copy, gone)
+    return copy
