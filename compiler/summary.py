@@ -36,6 +36,7 @@ def summary_lines(report: Report, folder: str | Path | None = None) -> Iterator[
     yield from _artifact(report)
     yield from _coverage(report)
     yield from _compression(report.compression)
+    yield from (("text", f"  {d.message}") for d in report.diagnostics if d.code == _GOAL)
     if report.verification is not None:
         yield from _verification(report.verification, _source(report))
     yield from _diagnostics(report)
@@ -230,6 +231,9 @@ def _ratios(stages: Sequence[Stage]) -> str:
             text += f" up to {_short(fast.name, 40)} (the artifact's latency cannot be measured here)"
     return text
 
+
+_GOAL = "EC0362"
+"""What a goal of pruning in time or flash came to: said with the stages."""
 
 _UNITS = ("bytes", "KB", "MB", "KiB", "MiB", "ms", "s")
 _COMMON = frozenset({"python", "numpy", "onnx", "onnxruntime"})

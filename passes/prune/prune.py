@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,19 +92,40 @@ class Prune(Pass):
             data = Data.read(graph, ctx.calibration, self.samples, self.columns, self.memory, ctx.seed)
         allocation = self._allocation(data)
         ranking = rank(graph, groups, self.importance, data, observe=allocation == "sensitivity")
-        align = self.align or _alignment(ctx)
-        rooms = [Room.of(len(g.numbers), g.width, align, self.least) for g in groups]
         costs = costs_of(graph, groups)
-        plan = Plan(graph, groups, rooms, ranking, costs, allocation, data)
+        plan = self._aligned(Plan(graph, groups, (), ranking, costs, allocation, data), goal, ctx)
         cut = self._cut(plan, goal, scales, ctx)
         if not cut.any():
-            message = f"no group loses a channel: the goal is below half of {align} channels everywhere"
+            message = "no group loses a channel: the goal is below half of the alignment everywhere"
             ctx.diagnostics.warn("EC0338", message, hint="a larger goal, or prune{align=1}")
             return PassResult(False)
         if ctx.pruning is None:
             ctx.pruning = PruningRecord(graph.clone())
         ctx.pruning.cut(remove(graph, first_atoms(groups, ranking, cut)))
         return PassResult(True, _stats(groups, cut, costs))
+
+    def _aligned(self, plan: Plan, goal: Goal, ctx: PassContext) -> Plan:
+        """The plan with room in multiples of `align` channels; of fewer than the target computes at once where the goal is
+        out of reach else, which is told."""
+        align = wanted = self.align or _alignment(ctx)
+        reached = [0.0]
+        while True:
+            rooms = [Room.of(len(g.numbers), g.width, align, self.least) for g in plan.groups]
+            plan = replace(plan, rooms=rooms)
+            if self.align or goal.measured or goal.part is None or align <= _DEFAULT_ALIGN:
+                break
+            reached.append(plan.most(goal.what))
+            if reached[-1] >= goal.part:
+                break
+            align //= 2
+        if align < wanted and ctx.target is not None:
+            message = (
+                f"prune: multiples of {wanted} channels, which {ctx.target.name} computes at once, save {reached[1]:.1%} of "
+                f"{goal.what} at most: multiples of {align} are left"
+            )
+            hint = f"size goes, time goes by less: prune{{latency=...}} cuts what the target feels; align={wanted} keeps to it"
+            ctx.diagnostics.warn("EC0364", message, hint=hint)
+        return plan
 
     def _cut(self, plan: Plan, goal: Goal, scales: Scales | None, ctx: PassContext) -> Counts:
         """How many atoms of each group go."""
