@@ -202,6 +202,21 @@ def run_pass(p: Pass, graph: Graph, ctx: PassContext) -> PassResult:
     return result
 
 
+def _who_establishes(facts: frozenset[str], before: Pass) -> str:
+    """Known passes, in the order facts need them."""
+    from edgec.plugins import Registry
+
+    found: list[str] = []
+    left = set(facts)
+    for name, known in sorted(Registry().passes().items()):
+        if known.establishes & left and not known.requires - facts:
+            found.append(name)
+            left -= known.establishes
+    if left:
+        return f"add a pass that establishes {sorted(left)}"
+    return f"put {','.join(found)} before {before.name}"
+
+
 @dataclass
 class PassManager:
     """Runs passes in the order given.
@@ -222,7 +237,7 @@ class PassManager:
             missing = p.requires - facts
             if missing:
                 later = [q.name for q in flat[i + 1 :] if q.establishes & missing]
-                hint = f"move {later[0]} before {p.name}" if later else f"add a pass that establishes {sorted(missing)}"
+                hint = f"move {later[0]} before {p.name}" if later else _who_establishes(missing, p)
                 message = f"pass {p.name} requires {sorted(missing)}, which no earlier pass establishes"
                 bad.append(Diagnostic("EC0210", Severity.ERROR, message, hint=hint))
             facts = (facts - p.invalidates) | p.establishes

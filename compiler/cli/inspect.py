@@ -117,9 +117,12 @@ def _prunable(console: Console, model: Path, registry: Registry) -> int:
     console.line(f"{model}: {len(free)} of {len(rows)} groups can be pruned, {channels:,} channels", "title")
     for r in free:
         each = f", {r['channels'] // r['atoms']} at a time" if r["channels"] != r["atoms"] else ""
-        saves = f"each saves {r['params_per_atom']:,} parameters, {r['macs_per_atom']:,} multiply-accumulates"
+        work = f", {r['macs_per_atom']:,} multiply-accumulates" if r["macs_per_atom"] is not None else ""
+        saves = f"each saves {r['params_per_atom']:,} parameters{work}"
         console.line(f"  {r['name']}: {r['channels']:,} channels{each}; {saves}")
         console.line(f"    written by {_names(r['writers'])}; read by {_names(r['readers'])}", "dim")
+    if any(r["macs_per_atom"] is None for r in free):
+        console.line("multiply-accumulates are not counted: input shapes are open", "dim")
     if len(free) < len(rows):
         console.line("fixed", "heading")
     for r in rows:

@@ -168,7 +168,8 @@ class Prune(Pass):
 
     @classmethod
     def prunable(cls, graph: Graph) -> list[dict[str, Any]]:
-        """What `edgec inspect --prunable` shows: one row a group, its size, where it is cut, what an atom saves, or why not.
+        """What `edgec inspect --prunable` shows: one row a group, its size, where it is cut, what an atom saves
+        (`macs_per_atom` is None where input shapes are open), or why not.
 
         Raises:
             EdgecError: EC0337 the graph is quantised.
@@ -177,6 +178,7 @@ class Prune(Pass):
         infer_shapes(graph)
         groups = find_groups(graph)
         costs = costs_of(graph, groups)
+        counted = costs.total("macs", [0] * len(groups)) > 0
         return [
             {
                 "name": g.name,
@@ -186,7 +188,7 @@ class Prune(Pass):
                 "writers": [_label(n) for _, n, _ in g.roles("writes")],
                 "readers": [_label(n) for _, n, _ in g.roles("reads")],
                 "params_per_atom": round(costs.saved_by("params", i)),
-                "macs_per_atom": round(costs.saved_by("macs", i)),
+                "macs_per_atom": round(costs.saved_by("macs", i)) if counted else None,
             }
             for i, g in enumerate(groups)
         ]

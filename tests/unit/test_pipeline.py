@@ -12,6 +12,8 @@ from edgec.diagnostics import EdgecError
 from edgec.graph import Graph, ir
 from edgec.pattern import Match, P, var
 from edgec.pipeline import Contract, Pass, PassContext, PassManager, PassResult, Repeat, RewritePass
+from edgec.plugins import Registry
+from edgec.recipe import build_passes, parse_pipeline
 from edgec.rewrite import Reject, Result, Rewriter, RuleSet, rule
 
 TEXT = (
@@ -110,6 +112,13 @@ def test_missing_facts_are_told_before_anything_runs(graph: Graph) -> None:
     assert e.value.diagnostics[0].hint == "move c before b"
     assert "add a pass that establishes" in (e.value.diagnostics[1].hint or "")
     assert ran == []
+
+
+def test_passes_that_establish_what_is_missing_are_named() -> None:
+    passes = build_passes(parse_pipeline("prune{ratio=0.3}"), Registry().passes())
+    with pytest.raises(EdgecError) as e:
+        PassManager(passes).check()
+    assert e.value.diagnostics[0].hint == "put constants-to-initializers,upgrade-opset before prune"
 
 
 def test_invalidated_facts_are_missing_later() -> None:
