@@ -95,7 +95,7 @@ def tasks_of(graph: Graph, record: PruningRecord) -> list[Task]:
         layer = product_layer(node)
         if layer is None:
             continue
-        out, other = _other(node, order) or (node.outputs[0], None)
+        out, other = _other(layer, order) or (layer.output, None)
         target = reference.get(out.name or "")
         producer = target.producer() if target is not None else None
         place = made.get(producer, -1) if producer is not None else -1
@@ -109,19 +109,20 @@ def tasks_of(graph: Graph, record: PruningRecord) -> list[Task]:
     return found
 
 
-def _other(node: ir.Node, order: dict[ir.Node, int]) -> tuple[ir.Value, ir.Value | None] | None:
+def _other(layer: WeightLayer, order: dict[ir.Node, int]) -> tuple[ir.Value, ir.Value | None] | None:
     """The sum that alone reads the layer's output, and its other operand, which is computed before the layer."""
-    users = list(node.outputs[0].uses())
-    if len(users) != 1 or node.outputs[0].is_graph_output():
+    node, out = layer.node, layer.output
+    users = list(out.uses())
+    if len(users) != 1 or out.is_graph_output():
         return None
     add, at = users[0]
     if add.op_type != "Add" or add.domain or add not in order:
         return None
     other = add.inputs[1 - at]
-    if other is None or is_constant(other) or other.shape is None or other.shape != node.outputs[0].shape:
+    if other is None or is_constant(other) or other.shape is None or other.shape != out.shape:
         return None
     made = other.producer()
-    if other is node.outputs[0] or (made is not None and order.get(made, len(order)) > order[node]):
+    if other is out or (made is not None and order.get(made, len(order)) > order[node]):
         return None
     return add.outputs[0], other
 
@@ -162,7 +163,7 @@ def _fitted(
 
 def _limits(task: Task) -> tuple[float, float] | None:
     """What alone reads the fitted value clips it to."""
-    out = task.layer.node.outputs[0]
+    out = task.layer.output
     if task.other is not None:
         out = next(iter(out.uses())).node.outputs[0]  # the sum
     users = list(out.uses())

@@ -59,12 +59,80 @@ class WeightLayer(Layer):
     def set_weight(self, weight: Array) -> None:
         replace_constant(self.weight_value, weight)
 
+    # --- a MatMul takes the bias that is added behind it ---------------------------------------------------------
+
+    @property
+    def output(self) -> ir.Value:
+        """What the layer gives, its bias added."""
+        behind = bias_behind(self.node, self.channels)
+        return self.node.outputs[0] if behind is None else behind[0].outputs[0]
+
+    @property
+    def takes_bias(self) -> bool:
+        return bias_behind(self.node, self.channels) is not None or super().takes_bias
+
+    def bias(self) -> Array:
+        behind = bias_behind(self.node, self.channels)
+        return super().bias() if behind is None else _vector(*behind)
+
+    def reference_bias(self) -> Array:
+        behind = bias_behind(self.reference, self.channels)
+        return super().reference_bias() if behind is None else _vector(*behind)
+
+    def set_bias(self, bias: Array, graph: Graph) -> bool:
+        behind = bias_behind(self.node, self.channels)
+        if behind is None:
+            return super().set_bias(bias, graph)
+        add, at = behind
+        value = add.inputs[at]
+        assert value is not None  # bias_behind looked
+        old = np.asarray(constant(value))
+        new = bias.reshape(old.shape).astype(old.dtype)
+        if np.array_equal(old, new):
+            return False
+        if len(value.uses()) > 1:
+            value = _twin(value, graph)
+            add.replace_input_with(at, value)
+        replace_constant(value, new)
+        return True
+
 
 def replace_constant(value: ir.Value, data: Array) -> None:
     """New numbers for a constant, in its own type."""
     old = value.const_value
     assert old is not None  # it is constant
     value.const_value = ir.Tensor(data.astype(old.dtype.numpy()), dtype=old.dtype, name=value.name)
+
+
+def bias_behind(node: ir.Node, channels: int) -> tuple[ir.Node, int] | None:
+    """The Add that alone reads what a MatMul gives and adds a constant to each of its channels; which input that is."""
+    out = node.outputs[0]
+    users = list(out.uses())
+    if node.op_type != "MatMul" or len(users) != 1 or out.is_graph_output():
+        return None
+    add, at = users[0]
+    other = add.inputs[1 - at] if add.op_type == "Add" and not add.domain else None
+    if other is None or not is_constant(other) or other.dtype not in _FLOATS or other.const_value is None:
+        return None
+    shape = tuple(other.const_value.shape.numpy())
+    rank = out.shape.rank() if out.shape is not None else 0
+    vector = 0 < len(shape) <= rank and shape[-1] == channels == int(np.prod(shape, dtype=np.int64))
+    return (add, 1 - at) if vector else None
+
+
+def _vector(add: ir.Node, at: int) -> Array:
+    return np.asarray(constant(add.inputs[at]), np.float64).reshape(-1).copy()
+
+
+def _twin(value: ir.Value, graph: Graph) -> ir.Value:
+    """A constant of the same numbers that nothing reads yet."""
+    old = value.const_value
+    assert old is not None  # it is constant
+    name = graph.fresh(value.name or "bias")
+    tensor = ir.Tensor(old.numpy(), dtype=old.dtype, name=name)
+    made = ir.Value(name=name, shape=value.shape, type=value.type, const_value=tensor)
+    graph.model.graph.register_initializer(made)
+    return made
 
 
 def weight_layers(graph: Graph, reference: Graph, smallest: int) -> list[WeightLayer]:

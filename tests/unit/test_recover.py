@@ -130,6 +130,45 @@ def test_layers_before_a_sum_are_fitted_to_the_sum() -> None:
     assert set(tasks) == {"s0", "e0", "d0", "p", "f0", "q", "y"}
 
 
+def test_a_bias_that_is_added_behind_a_product_is_the_products() -> None:
+    """Hidden units of a transformer's MLP: what is cut had a mean, which the bias takes over; where two layers share one
+    constant, each gets its own."""
+    graph = with_weights(
+        """<ir_version: 10, opset_import: ["" : 20]> g (float[1,8,12] x) => (float[1,8,12] y, float[1,8,12] z) {
+            p = MatMul(x, w1)
+            q = Add(b1, p)
+            h = Relu(q)
+            r = MatMul(h, w2)
+            s = Add(r, b2)
+            y = Add(x, s)
+            t = MatMul(y, w3)
+            z = Add(t, b2)
+        }""",
+        0, w1=(12, 64), b1=(64,), w2=(64, 12), b2=(12,), w3=(12, 12),
+    )  # fmt: skip
+    reference = Session(graph.clone())
+    rng = np.random.default_rng(1)
+    feeds = [{"x": (1 + rng.normal(size=(1, 8, 12))).astype(np.float32)} for _ in range(40)]
+    ctx = PassContext(calibration=Samples(lambda: iter(feeds), describe="made", count=len(feeds)))
+
+    def bias_of_error() -> float:
+        want, got = reference.run_all(feeds), Session(graph).run_all(feeds)
+        errors = np.stack([w["y"] - g["y"] for w, g in zip(want, got, strict=True)])
+        return float(np.abs(errors.mean((0, 1, 2))).max())
+
+    Prune(ratio=0.5, align=1, importance="l2", allocation="uniform").run(graph, ctx)
+    lost = bias_of_error()
+    Recover().run(graph, ctx)
+    graph.verify()
+    assert lost > 0.5
+    assert bias_of_error() < 0.01
+    first, second = (
+        n for n in graph.nodes() if n.name in ("", None) and n.op_type == "Add" and n.outputs[0].name in "sz"
+    )
+    assert first.inputs[1] is not second.inputs[1]
+    assert graph.op_counts()["MatMul"] == 3
+
+
 def test_never_worse() -> None:
     """Two samples say nothing of others: the graph stays as it was rather than get worse on those it was not fitted to."""
     graph = inverted_residual()
