@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edgec.diagnostics import Diagnostics, error
+from edgec.diagnostics import Diagnostics, EdgecError, error
 from edgec.graph import Graph
 from edgec.passes.prune.allocation import Counts
 from edgec.passes.prune.goals import Goal
@@ -23,6 +23,9 @@ _TRIALS = 8
 
 _NEAR = 0.02
 """Part of the goal that may be left unused."""
+
+_FINE = 1e-3
+"""Cuts that differ by less, as a part of what can be counted, are the same."""
 
 
 @dataclass
@@ -64,7 +67,11 @@ class Scales:
         return self.known[key]
 
     def _left(self, graph: Graph, ctx: PassContext) -> float:
-        weight = self.weigh(graph)
+        try:
+            weight = self.weigh(graph)
+        except EdgecError as e:
+            e.add_note(f"in a trial build for prune{{{self.goal}}}")
+            raise
         self.builds += 1
         if self.goal.what == "flash":
             self.unit, self.by = "bytes", "the artifact"
@@ -95,18 +102,15 @@ def reach_measured(
         EdgecError: EC0334 the largest leaves more; EC0363.
     """
     limit = scales.goal.limit(scales.dense)
+    if limit >= scales.dense:
+        message = f"prune: {scales.goal}: it takes {scales.shown(scales.dense)} already"
+        raise error("EC0333", message, hint="a smaller goal, or no prune")
     low, at_low = 0.0, scales.dense
     high, at_high, best = most, 0.0, None
     guess = min(most, 1 - limit / scales.dense)
-    if guess <= 0:
-        raise error(
-            "EC0333",
-            f"prune: {scales.goal}: it takes {scales.shown(scales.dense)} already",
-            hint="a smaller goal, or no prune",
-        )
     for _ in range(_TRIALS):
         cut = cut_of(guess)
-        left = scales.of_cut(groups, ranking, cut, ctx) if cut is not None else float("inf")
+        left = scales.of_cut(groups, ranking, cut, ctx) if cut is not None else scales.dense
         if cut is not None and left <= limit:
             high, at_high, best = guess, left, cut
             if left > limit * (1 - _NEAR):
@@ -115,9 +119,9 @@ def reach_measured(
             low, at_low = guess, left
             if low >= most:
                 break
-        guess = _between(low, at_low, high, at_high, limit) if best is not None else _further(scales, low, at_low, most)
-        if best is not None and high - low < 1e-3:
+        if best is not None and high - low < _FINE:
             break
+        guess = _between(low, at_low, high, at_high, limit) if best is not None else _further(scales, low, at_low, most)
     if best is None:
         message = (
             f"prune: {scales.goal} cannot be reached: {scales.shown(at_low)} are left of {scales.shown(scales.dense)}"
@@ -131,7 +135,7 @@ def reach_measured(
 def _between(low: float, at_low: float, high: float, at_high: float, limit: float) -> float:
     """Where a straight line says the middle of what is near enough is, not too close to either end."""
     wanted = limit * (1 - _NEAR / 2)
-    share = (at_low - wanted) / (at_low - at_high) if at_low > at_high and at_low != float("inf") else 0.5
+    share = (at_low - wanted) / (at_low - at_high) if at_low > at_high else 0.5
     return low + (high - low) * min(0.9, max(0.1, share))
 
 
