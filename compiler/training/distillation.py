@@ -66,7 +66,7 @@ class Distilled:
     loss_before: float
     loss_after: float
     best_step: int
-    """The batch after which it was best; 0: training improved nothing, and the student is as it was."""
+    """The batch whose weights were kept; 0: training improved nothing, and the student is as it was."""
     steps: int
     seconds: float
     history: Sequence[Sequence[float]]
@@ -388,18 +388,19 @@ class _Run:
             for i, view in enumerate(self.views):
                 for at in chunks(range(len(self.held)), self.options.batch):
                     shown, numbers = [view[k] for k in at], [self.held[k] for k in at]
-                    losses[at] += list(self._each_loss(self._values(shown, numbers, known=i == 0)))
+                    losses[at] += self._each_loss(shown, numbers, known=i == 0)
         return losses / len(self.views)
 
-    def _each_loss(self, values: Iterator[tuple[float, Arrays, dict[str, Tensor], Any]]) -> Iterator[float]:
-        for _, feeds, teacher, labels in values:
+    def _each_loss(self, batch: Sequence[Arrays], numbers: Sequence[int], *, known: bool) -> list[float]:
+        """Of each sample, though several may be run together."""
+        losses = []
+        for share, feeds, teacher, labels in self._values(batch, numbers, known=known):
             student = self.net.run(feeds, self.wanted)
-            if not self.together:
-                yield float(self._loss(student, teacher, labels))
-                continue
-            for k in range(len(next(iter(student.values())))):
-                mine, theirs = ({n: v[k : k + 1] for n, v in found.items()} for found in (student, teacher))
-                yield float(self._loss(mine, theirs, None if labels is None else labels[k : k + 1]))
+            count = round(share * len(batch))
+            for k in range(count):
+                mine, theirs = ({n: _part(v, k, count) for n, v in found.items()} for found in (student, teacher))
+                losses.append(float(self._loss(mine, theirs, None if labels is None else labels[k : k + 1])))
+        return losses
 
     def _end_epoch(self, state: State, optimizer: Optimizer) -> None:
         """Later weights are kept unless earlier ones are surely better: they have seen more."""
@@ -440,6 +441,14 @@ class _Run:
         with torch.no_grad():
             for name, p in self.net.parameters.items():
                 p.copy_(torch.from_numpy(arrays[name]))
+
+
+def _part(value: Tensor, k: int, count: int) -> Tensor:
+    """What sample `k` of `count` has of a value of all: a sample may be several rows of it."""
+    if count == 1:
+        return value
+    rows = len(value) // count
+    return value[k * rows : (k + 1) * rows]
 
 
 def _duration(seconds: float) -> str:

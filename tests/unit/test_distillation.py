@@ -95,6 +95,24 @@ def test_steps_that_are_too_large_are_taken_back() -> None:
     assert result.loss_after < result.loss_before
 
 
+def test_a_sample_may_be_several_rows_of_an_output() -> None:
+    """Heads of detectors: [N, boxes, classes] as [N * boxes, classes]."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,3,8,8] x) => (float[M,6] y)
+        <float[6,3,1,1] w = {WEIGHTS}, int64[2] s = {-1, 6}> {
+            c = Conv(x, w)
+            t = Transpose <perm = [0, 2, 3, 1]> (c)
+            y = Reshape(t, s)
+        }"""
+    student, teacher = (
+        Graph.from_text(
+            text.replace("WEIGHTS", ", ".join(f"{v:.4f}" for v in np.random.default_rng(seed).normal(size=18)))
+        )
+        for seed in (0, 1)
+    )
+    result = distill(student, teacher, samples(), DistillOptions(epochs=20, batch=8, lr=0.05, threads=1))
+    assert result.loss_after < 0.3 * result.loss_before
+
+
 class _Stop(Exception):
     pass
 
