@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +28,17 @@ def eval_dir() -> Path:
     if not folder:
         pytest.skip("EDGEC_EVAL_DIR is not set: no real models and images to test with")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def judge(eval_dir: Path) -> ModuleType:
+    """evaluate.py of that folder: inputs to calibrate with, and accuracy."""
+    spec = importlib.util.spec_from_file_location("evaluate", eval_dir / "evaluate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 _NOT_HERE = frozenset({"EC0604", "EC0605", "EC0607"})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+import lowered_cases
+from lowered_cases import Result
 
 import edgec.targets.coreml as coreml
 from edgec.graph import Graph
@@ -25,22 +25,6 @@ from edgec.toolchain import Toolchain
 _HERE, _WORKERS = Path(__file__).parent, Path(coreml.__file__).parent
 _AT_ONCE = 400
 """Programs of one process of coremltools."""
-
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one: tests are no package."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, _HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-lowered_cases = _load("lowered_cases")
-Task, Result = lowered_cases.Task, lowered_cases.Result
 
 
 @cache

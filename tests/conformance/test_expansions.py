@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import node_cases
 import numpy as np
 import onnx
 import pytest
@@ -29,19 +27,6 @@ OTHERWISE = {
 
 EXPANDED = 475
 """At least so many cases are expanded and right."""
-
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-node_cases = _load("node_cases")
 
 
 def _graph(case: Any, inputs: list[Any], *, freeze: bool) -> Graph | None:

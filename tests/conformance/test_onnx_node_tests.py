@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import node_cases
 import numpy as np
 import onnx
 import pytest
@@ -27,19 +26,6 @@ REFUSED = {"test_scan_sum": "EC0304"}
 """Cases the pipeline refuses with a reason: Scan 8 has a batch axis no later version has."""
 
 NOT_FOLDED = {"Bernoulli", "RandomNormalLike", "RandomUniformLike", "Multinomial"}
-
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-node_cases = _load("node_cases")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,8 +3,6 @@ symmetric int8 allows in ONNX Runtime. TensorRT-RTX says what a file is worth, n
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -113,8 +111,7 @@ FLOOR = {
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["weak int8", "strong int8"])
 @pytest.mark.parametrize("name", FLOOR)
-def test_int8_keeps_the_accuracy(name: str, form: str, eval_dir: Path) -> None:
-    judge = _evaluate(eval_dir)
+def test_int8_keeps_the_accuracy(name: str, form: str, eval_dir: Path, judge: ModuleType) -> None:
     key, points, same = FLOOR[name]
     graph = frozen(Graph.load(eval_dir / "models" / f"{name}.onnx"), MODELS[name], Registry())
     out, _ = lowered(graph, form, [{key: x} for x in islice(judge.calibration(name), 100)], "medium")
@@ -132,12 +129,3 @@ def test_int8_keeps_the_accuracy(name: str, form: str, eval_dir: Path) -> None:
     print(name, form, scores, agreed)
     assert scores[1] >= scores[0] - points
     assert agreed >= same
-
-
-def _evaluate(folder: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate", folder / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["evaluate"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
+import tflite_cases
+import transformers
 
 from edgec.graph import Graph
 from edgec.lowering import freeze
@@ -23,18 +22,6 @@ from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-tflite_cases, transformers = _load("tflite_cases"), _load("transformers")
 
 REAL = {
     "cifar10_resnet20": (["1x3x32x32"], 38, 1),

@@ -5,32 +5,18 @@ For comparison: onnx2tf 2.6.9 gets 495 of the 663 cases in float right, 33 wrong
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import node_cases
 import pytest
+import tflite_cases
 
 from edgec.toolchain import Toolchain
 
 pytestmark = pytest.mark.toolchain
 
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-node_cases, tflite_cases = _load("node_cases"), _load("tflite_cases")
 
 PASSING = 1456
 """At least so many cases are right: a change may raise the number, never lower it."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import node_cases
 import numpy as np
 import pytest
 import torch
@@ -24,19 +22,6 @@ REFUSED = (
     "of a region", "antialias", "keep_aspect_ratio_policy", "reduction",
 )  # fmt: skip
 """What is said of the forms of known ops that have no counterpart."""
-
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-node_cases = _load("node_cases")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+import lowered_cases
+from lowered_cases import Result
 
 from edgec.graph import Graph
 from edgec.pipeline import Pass, PassContext, PassManager
@@ -19,22 +19,6 @@ from edgec.targets.tflite.lower import LoweredModel, lower
 from edgec.targets.tflite.model_runs import Kernels, ModelRun, run_litert
 from edgec.targets.tflite.writer import write
 from edgec.toolchain import Toolchain
-
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one: tests are no package."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-lowered_cases = _load("lowered_cases")
-Task, Result = lowered_cases.Task, lowered_cases.Result
 
 
 @cache

@@ -6,14 +6,11 @@ models must give ONNX Runtime's numbers, those in float16 about them. EDGEC_CORE
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import random
-import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +20,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import random_graphs
+import tflite_mutations
 
 from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
@@ -115,27 +114,16 @@ def _answers(graph: Graph, feeds: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @pytest.fixture(scope="module")
-def maker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maker]:
-    folder = str(Path(__file__).parent)
-    sys.path.insert(0, folder)
-    try:
-        graphs, mutations = (importlib.import_module(name) for name in ("random_graphs", "tflite_mutations"))
-        yield Maker(graphs, mutations, tmp_path_factory.mktemp("models"))
-    finally:
-        sys.path.remove(folder)
+def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    return Maker(random_graphs, tflite_mutations, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
 def packages() -> ModuleType:
     """How the conformance tests take many programs through coremltools in one process."""
-    if "coreml_cases" not in sys.modules:
-        path = Path(__file__).parents[1] / "conformance" / "coreml_cases.py"
-        spec = importlib.util.spec_from_file_location("coreml_cases", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules["coreml_cases"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules["coreml_cases"]
+    import coreml_cases
+
+    return coreml_cases
 
 
 @pytest.fixture(scope="module")

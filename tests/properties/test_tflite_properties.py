@@ -6,13 +6,11 @@ ONNX Runtime's numbers, undamaged quantised ones about them. EDGEC_TFLITE_FUZZ=3
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
-import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +20,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import random_graphs
+import tflite_mutations
 
 from edgec.diagnostics import EdgecError
 from edgec.graph import Graph
@@ -165,17 +165,8 @@ def _names(session: ort.InferenceSession) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def maker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maker]:
-    folder = str(Path(__file__).parent)
-    sys.path.insert(0, folder)
-    try:
-        yield Maker(
-            importlib.import_module("random_graphs"),
-            importlib.import_module("tflite_mutations"),
-            tmp_path_factory.mktemp("models"),
-        )
-    finally:
-        sys.path.remove(folder)
+def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    return Maker(random_graphs, tflite_mutations, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -49,22 +49,17 @@ def top1(outputs, reference):
 
 @pytest.fixture(scope="module")
 def compiled(
-    installed: Callable[[str], Toolchain], eval_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    installed: Callable[[str], Toolchain], eval_dir: Path, judge: ModuleType, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Compiled]:
     for name in ("rknn", "litert"):
         installed(name)
-    spec = importlib.util.spec_from_file_location("evaluate", eval_dir / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    evaluate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(evaluate)
     folder = tmp_path_factory.mktemp("chain")
     for name in ("calibration", "samples"):
         (folder / name).mkdir()
-    for i, x in enumerate(itertools.islice(evaluate.calibration("cifar10_resnet20"), 256)):
+    for i, x in enumerate(itertools.islice(judge.calibration("cifar10_resnet20"), 256)):
         np.save(folder / "calibration" / f"{i:04}.npy", x)
     labels = []
-    for i, (x, label) in enumerate(itertools.islice(evaluate._samples("cifar10_resnet20", judged=True), JUDGED)):
+    for i, (x, label) in enumerate(itertools.islice(judge._samples("cifar10_resnet20", judged=True), JUDGED)):
         np.save(folder / "samples" / f"{i:04}.npy", x)
         labels.append(label)
     np.save(folder / "labels.npy", labels)

@@ -6,7 +6,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -305,7 +307,7 @@ PREPROCESS: dict[str, dict[str, Any]] = {
 }
 
 
-def real_inputs(model: str, folder: Path) -> Samples:
+def real_inputs(model: str, folder: Path, judge: ModuleType) -> Samples:
     """The judge's calibration inputs where it has some for the model, else COCO photos prepared as in training."""
     from edgec.lowering import freeze
     from edgec.samples import open_samples
@@ -316,14 +318,6 @@ def real_inputs(model: str, folder: Path) -> Samples:
     if model in PREPROCESS:
         photos = folder / "data" / "coco64" / "images"
         return open_samples(str(photos), graph, preprocess=Preprocess.parse(PREPROCESS[model])).take(20)
-    import importlib.util
-    from itertools import islice
-
-    spec = importlib.util.spec_from_file_location("evaluate", folder / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    judge = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(judge)
     name = graph.inputs[0].name or ""
     rows = [{name: np.asarray(x)} for x in islice(judge.calibration(model), 20)]
     return Samples(lambda: iter(rows), describe=f"20 calibration inputs of {model}", count=len(rows))
@@ -335,10 +329,10 @@ NOT_PREDICTED = {("nudenet_320n", "int8"): {"/model.22/dfl/Transpose"}}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_real_models(model: str, eval_dir: Path) -> None:
+def test_real_models(model: str, eval_dir: Path, judge: ModuleType) -> None:
     shapes = [MODELS[model]] if MODELS[model] else []
     source = eval_dir / "models" / f"{model}.onnx"
-    samples = real_inputs(model, eval_dir)
+    samples = real_inputs(model, eval_dir, judge)
     for precision in ("fp16", "int8"):
         # A text detector finds nothing on photos without text: its output is then all rounding. Noise excites it.
         checked = None if model == "ppocrv4_det" else samples.take(4)

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qdq_models import check, errors
+from test_quant_lint_tensorrt import TRT_ACCEPTED, TRT_REFUSED, TRT_WARNED
 
 from edgec.graph import Graph
 from edgec.passes.prepare.infer_shapes import InferShapes
@@ -26,11 +28,6 @@ from edgec.samples import Samples
 from edgec.targets.tensorrt.oracle import judge_all
 from edgec.toolchain import Toolchain, ToolchainManager
 from edgec.toolchain.installer import uv_binary
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
-from qdq_models import check, errors
-from test_quant_lint_tensorrt import TRT_ACCEPTED, TRT_REFUSED, TRT_WARNED
 
 pytestmark = pytest.mark.toolchain
 

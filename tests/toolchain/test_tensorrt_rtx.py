@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from test_quant_lint_tensorrt import TRT_REFUSED
 
 import edgec
 from edgec.diagnostics import Diagnostics, EdgecError
@@ -18,10 +18,6 @@ from edgec.targets.tensorrt.oracle import judge, judge_all
 from edgec.targets.tensorrt.oracle_messages import tell
 from edgec.targets.tensorrt.plan import read_plan
 from edgec.toolchain import Toolchain, ToolchainManager
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
-from test_quant_lint_tensorrt import TRT_REFUSED
 
 pytestmark = pytest.mark.toolchain
 

@@ -6,8 +6,6 @@ so errors do not add up. Measured largest differences are in docs/tflite.md.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tflite_reference as reference
 
 from edgec.graph import Graph
 from edgec.pipeline import PassContext, PassManager
@@ -43,33 +42,16 @@ STEPS = 1.0
 """A kernel may round the other way, and XNNPACK and LiteRT scale in fixed or single precision."""
 
 
-def _reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tflite_reference", Path(__file__).with_name("tflite_reference.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = _reference()
-
-
 @pytest.fixture(scope="module")
 def litert(installed: Callable[[str], Toolchain]) -> Toolchain:
     return installed("litert")
 
 
-def quantised(name: str, folder: Path) -> tuple[Graph, LoweredModel, dict[str, Any]]:
+def quantised(name: str, folder: Path, judge: ModuleType) -> tuple[Graph, LoweredModel, dict[str, Any]]:
     """The int8 graph, lowered, and a judged sample."""
-    sys.path.insert(0, str(folder))
-    try:
-        import evaluate
-    finally:
-        sys.path.remove(str(folder))
     graph = Graph.load(folder / "models" / f"{name}.onnx")
     key = str(graph.inputs[0].name)
-    inputs = [{key: x} for x in islice(evaluate.calibration(name), 8)]
+    inputs = [{key: x} for x in islice(judge.calibration(name), 8)]
     shape = "x".join(map(str, inputs[0][key].shape))
     freeze = build_passes([{"freeze-shapes": {"shapes": [f"{key}={shape}"]}}], Registry().passes())
     PassManager(freeze).run(graph)
@@ -77,13 +59,13 @@ def quantised(name: str, folder: Path) -> tuple[Graph, LoweredModel, dict[str, A
     target = Registry().target("android")
     ctx = PassContext(samples=samples, calibration=samples, target=target.spec(), precision="int8")
     PassManager(build_passes(target.pipeline("int8", "low"), Registry().passes())).run(graph, ctx)
-    x, _ = next(iter(evaluate._samples(name, judged=True)))
+    x, _ = next(iter(judge._samples(name, judged=True)))
     return graph, lower(graph, LowerOptions(io_layout="nhwc", xnnpack=True)), {key: x}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_integers(name: str, eval_dir: Path, litert: Toolchain, tmp_path: Path) -> None:
-    graph, lowered, sample = quantised(name, eval_dir)
+def test_integers(name: str, eval_dir: Path, judge: ModuleType, litert: Toolchain, tmp_path: Path) -> None:
+    graph, lowered, sample = quantised(name, eval_dir, judge)
     main = lowered.model.main
     floats = [o.op for o in main.operators if any(t.dtype == "float32" for t in o.outputs) and o.op != "DEQUANTIZE"]
     assert not floats, "computes in float"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -41,17 +41,12 @@ Calibrate = Callable[[str, int, Callable[[Any], Any]], Path]
 
 
 @pytest.fixture(scope="module")
-def calibrate(eval_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Calibrate:
+def calibrate(judge: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Calibrate:
     """Calibration inputs of a task, as a folder of .npy files."""
-    spec = importlib.util.spec_from_file_location("evaluate", eval_dir / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    evaluate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(evaluate)
 
     def write(task: str, n: int, change: Callable[[Any], Any]) -> Path:
         folder: Path = tmp_path_factory.mktemp(task)
-        for i, x in enumerate(islice(evaluate.calibration(task), n)):
+        for i, x in enumerate(islice(judge.calibration(task), n)):
             np.save(folder / f"{i:03d}.npy", change(np.asarray(x)))
         return folder
 

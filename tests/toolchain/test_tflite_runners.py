@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import runnable_tflite_models as models
 
 import edgec.targets.tflite
 from edgec.diagnostics import Diagnostics, EdgecError
@@ -29,12 +29,6 @@ from edgec.toolchain import Toolchain, ToolchainManager, WorkerError
 
 pytestmark = pytest.mark.toolchain
 VELA = Path(edgec.targets.tflite.__file__).with_name("vela_worker.py")
-
-_spec = importlib.util.spec_from_file_location("tflite_models", Path(__file__).with_name("tflite_models.py"))
-assert _spec is not None
-assert _spec.loader is not None
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
 
 
 @pytest.fixture(scope="module")

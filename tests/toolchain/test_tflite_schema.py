@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tflite_models as models
 
 from edgec.targets.tflite import schema, versions
 from edgec.targets.tflite.model import Operator, SubGraph, TfliteModel
 from edgec.targets.tflite.writer import write
 from edgec.toolchain import Toolchain
 from edgec.toolchain.installer import uv_binary
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
-import tflite_models as models
 
 pytestmark = pytest.mark.toolchain
 

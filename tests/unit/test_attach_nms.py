@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from efficient_nms import corners, efficient_nms
 from onnx import TensorProto, helper
 
 from edgec.diagnostics import EdgecError
@@ -20,10 +20,6 @@ from edgec.plugin_ops import plugin_nodes
 from edgec.plugins import Registry
 from edgec.recipe import build_passes, parse_pipeline
 from edgec.runtime import Session
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from efficient_nms import corners, efficient_nms
 
 OUTPUTS = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
 ATTRIBUTES: dict[str, Any] = {

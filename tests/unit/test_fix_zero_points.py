@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from qdq_models import Build, check, errors
+from trt_models import trt_conv
 
 from edgec.diagnostics import Severity
 from edgec.graph import Graph
@@ -17,11 +18,6 @@ from edgec.pipeline import PassContext, PassManager
 from edgec.plugins import Registry
 from edgec.recipe import build_passes, parse_pipeline
 from edgec.runtime import Session
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from qdq_models import Build, check, errors
-from trt_models import trt_conv
 
 rng = np.random.default_rng(7)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-
 import numpy as np
 import pytest
+import test_mixed_head as head
 
 from edgec.accuracy import Accuracy, keep_enough
 from edgec.compare import compare
@@ -25,12 +23,6 @@ from edgec.recipe import build_passes, parse_pipeline, pipeline_text
 from edgec.runtime import Session
 from edgec.specs.conditions import Setting
 from edgec.specs.schema import builtin_scheme, builtin_schemes
-
-_spec = spec_from_file_location("mixed_head", Path(__file__).with_name("test_mixed_head.py"))
-assert _spec is not None
-assert _spec.loader is not None
-head = module_from_spec(_spec)
-_spec.loader.exec_module(head)
 
 
 def quantized(

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-from edgec.diagnostics import Severity
-from edgec.graph import Graph
-from edgec.quantization.lint import summarise
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from qdq_models import (
     FIVE,
     MINUS_THREE,
@@ -25,6 +16,10 @@ from qdq_models import (
     small,
     warnings,
 )
+
+from edgec.diagnostics import Severity
+from edgec.graph import Graph
+from edgec.quantization.lint import summarise
 
 # --- TensorFlow Lite -------------------------------------------------------------------------------------------------
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from onnx import TensorProto
+from qdq_models import FP8, FP8_E5M2, INT4, UINT4, Build, check, errors, small, warnings
+from trt_models import product, trt_conv
 
 from edgec.diagnostics import Severity
 from edgec.graph import Graph
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from qdq_models import FP8, FP8_E5M2, INT4, UINT4, Build, check, errors, small, warnings
-from trt_models import product, trt_conv
 
 TRT_ACCEPTED: dict[str, Graph] = {
     "int8, per-channel weight": trt_conv(),

@@ -7,22 +7,17 @@ two schemes of 8-bit floats stand for the GPUs: tensorrt-int8 is what SM86 and O
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Literal
 
 import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto
+from qdq_models import FP8, FP8_E5M2, INT4, UINT4, Build, check, errors, warnings
+from trt_models import product, trt_conv
 
 from edgec.diagnostics import EdgecError, Severity
 from edgec.graph import Graph
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from qdq_models import FP8, FP8_E5M2, INT4, UINT4, Build, check, errors, warnings
-from trt_models import product, trt_conv
 
 Verdict = Literal["taken", "refused", "wrong"]
 FP4 = ml_dtypes.float4_e2m1fn

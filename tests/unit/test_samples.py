@@ -511,12 +511,7 @@ def test_strings_and_unknown_ranks_cannot_be_generated():
         ("fastestdet", "coco64/images", {"scale": 255, "colour": "bgr"}, 4, 0),
     ],
 )
-def test_same_numbers_as_the_judge(eval_dir, monkeypatch, task, source, options, every, atol):
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("judge", eval_dir / "evaluate.py")
-    judge = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(judge)
+def test_same_numbers_as_the_judge(eval_dir, judge, monkeypatch, task, source, options, every, atol):
     graph = Graph.load(eval_dir / "models" / f"{task}.onnx")
     samples = open_samples(eval_dir / "data" / source, graph, preprocess=Preprocess.parse(options))
     kept = (next(iter(s.values())) for i, s in enumerate(samples) if i % every == 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorrt_machines import Machine
 
 import edgec
 from edgec.api import Compiled
@@ -18,10 +19,6 @@ from edgec.targets.tensorrt import local
 from edgec.targets.tensorrt.local import discovery
 from edgec.targets.tensorrt.local.layers import placement, read_layers, types
 from edgec.toolchain import ToolchainManager
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tensorrt_machines import Machine
 
 
 def model(batch: str = "1") -> Graph:

@@ -5,11 +5,11 @@ in tests/toolchain/test_tensorrt_rtx.py.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorrt_machines import Machine
 
 import edgec
 from edgec.diagnostics import Diagnostics, EdgecError, Severity
@@ -23,10 +23,6 @@ from edgec.targets.tensorrt.oracle_messages import hint, plain, tell
 from edgec.targets.tensorrt.plan import read_plan
 from edgec.targets.tensorrt.rtx.emit import capabilities, plan_for
 from edgec.toolchain import ToolchainManager
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tensorrt_machines import Machine
 
 RTX = "tensorrt_rtx_bindings"
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tflite_models as models
 
 from edgec.diagnostics import EdgecError
 from edgec.targets.tflite import schema, writer
@@ -20,9 +19,6 @@ from edgec.targets.tflite.flatbuffer_reader import Bytes
 from edgec.targets.tflite.model import Array, Operator, Quant, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.reader import read, unpack_int4
 from edgec.targets.tflite.writer import pack_int4, pieces, write
-
-sys.path.insert(0, str(Path(__file__).parent))
-import tflite_models as models
 
 MODELS: dict[str, Callable[[], TfliteModel]] = {
     "float": models.float_model, "int8": models.int8_model, "recurrent": models.recurrent_model,

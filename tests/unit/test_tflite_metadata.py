@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import io
-import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+import tflite_models as models
 
 from edgec.targets.tflite.flatbuffer_reader import Bytes
 from edgec.targets.tflite.metadata import IDENTIFIER, NAME, ModelInfo, TensorInfo, associated_files, metadata
 from edgec.targets.tflite.reader import read
 from edgec.targets.tflite.writer import write
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import tflite_models as models
 
 INFO = ModelInfo(
     "classifier",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import math
 import re
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tflite_models as models
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,12 +33,6 @@ from edgec.targets.tflite.micro.source import DATA_CC, DATA_H, EXAMPLE_CC, OPS_H
 from edgec.targets.tflite.model import Operator, Quant, SubGraph, Tensor, TfliteModel
 from edgec.targets.tflite.runner import Arena
 from edgec.targets.tflite.writer import write
-
-_spec = importlib.util.spec_from_file_location("micro_tflite_models", Path(__file__).with_name("tflite_models.py"))
-assert _spec is not None
-assert _spec.loader is not None
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
+from qdq_models import STEP, ZERO, Array, Build, rng, small
 
 from edgec.graph import Graph
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from qdq_models import STEP, ZERO, Array, Build, rng, small
 
 
 def trt_conv(
