@@ -15,7 +15,7 @@ from edgec.training.torch_module import require_torch
 __all__ = ["DistillOptions", "Distilled", "TorchGraph", "distill", "require_torch", "write_back"]
 
 _NEED_TORCH = {
-    "Distilled": "edgec.training.distillation",
+    "Distilled": "edgec.training.run",
     "TorchGraph": "edgec.training.torch_graph",
     "distill": "edgec.training.distillation",
     "write_back": "edgec.training.written_back",

@@ -8,7 +8,7 @@ from edgec.diagnostics import Diagnostics, Location
 from edgec.graph import Graph
 
 if TYPE_CHECKING:
-    from edgec.training.distillation import Distilled
+    from edgec.training.run import Distilled
 
 
 def tell(result: Distilled, graph: Graph, found: Diagnostics) -> None:
