@@ -30,7 +30,7 @@ from edgec.samples import Preprocess, Samples, generated_samples
 from edgec.samples.given import given_samples
 from edgec.specs.conditions import Setting
 from edgec.target import Artifact, EmitJob, Target, settled
-from edgec.trial import TrialBuilds
+from edgec.trial import TrialBuilds, check_promises
 from edgec.verify import FloatModel, verify_artifact
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Compilation:
         ctx = PassContext(diagnostics=notes, samples=checked, calibration=calibration, progress=tell)
         if self.compress:
             ctx.weigh = TrialBuilds(
-                self.target, precision, self.pipeline, self.options, self.preprocess, calibration, self.registry,
+                self.target, precision, self.pipeline, self.effort, self.options, self.preprocess, calibration, self.registry,
                 self.toolchains, workdir,
             )  # fmt: skip
         with clock("passes"):
@@ -136,6 +136,8 @@ class Compilation:
                         checked,
                         self.accuracy.min_sqnr if self.accuracy is not None else None,
                     )
+        if ctx.pruning is not None:
+            check_promises(ctx.pruning.promises, artifact, notes)
         with clock("stages"):
             stages = self._stages(lowered, artifact, job, verification, checked, metric)
         differences = _differences(placement, artifact, notes)

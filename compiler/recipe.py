@@ -181,10 +181,19 @@ def _one(name: str, options: dict[str, Any], known: Catalog[Pass], errors: list[
     try:
         return TypeAdapter(cls).validate_json(json.dumps(options), strict=True)
     except ValidationError as e:
+        by_option: dict[str, list[Any]] = {}
         for x in e.errors():
-            where = ".".join(map(str, x["loc"]))
-            errors.append(Diagnostic("EC0204", Severity.ERROR, f"pass {name!r}, option {where}: {x['msg'].lower()}"))
+            by_option.setdefault(str(x["loc"][0]) if x["loc"] else "", []).append(x)
+        for option, wrong in by_option.items():
+            where = ".".join(map(str, wrong[0]["loc"])) if len(wrong) == 1 else option
+            why = " or ".join(dict.fromkeys(x["msg"].lower() for x in wrong))
+            spelling = f'{option}=["one", "two"]' if any(x["type"] in _LISTS for x in wrong) else None
+            errors.append(Diagnostic("EC0204", Severity.ERROR, f"pass {name!r}, option {where}: {why}", hint=spelling))
         return None
+
+
+_LISTS = frozenset({"tuple_type", "list_type"})
+"""pydantic's names for the error that something is no list."""
 
 
 def _has_default(f: dataclasses.Field[Any]) -> bool:

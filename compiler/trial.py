@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 from edgec.diagnostics import Diagnostics
 from edgec.lowering import lower
 from edgec.pipeline import PassContext
-from edgec.target import EmitJob, Estimate, Target
+from edgec.target import Artifact, EmitJob, Estimate, Target
 
 if TYPE_CHECKING:
     from edgec.graph import Graph
     from edgec.plugins import Registry
+    from edgec.pruning import Promise
     from edgec.recipe import Step
     from edgec.samples import Preprocess, Samples
+    from edgec.specs.schema import Effort
     from edgec.toolchain import ToolchainManager
 
 _SAMPLES = 4
-"""What int8 is calibrated with: ranges change neither time nor size."""
+"""What int8 is calibrated with: ranges change little of time and size."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,13 @@ class Weight:
 
 @dataclass(frozen=True)
 class TrialBuilds:
-    """Takes float graphs through a target's pipeline and toolchain as one compilation would, with the least effort, and
-    keeps nothing of it but the figures. What a trial warns of is not told: the real build warns of it again."""
+    """Takes float graphs through a target's pipeline and toolchain as one compilation would, with few samples, and keeps
+    nothing of it but the figures. What a trial warns of is not told: the real build warns of it again."""
 
     target: Target
     precision: str
     pipeline: str | Sequence[Step] | None
+    effort: Effort
     options: Mapping[str, Any]
     preprocess: Preprocess | None
     calibration: Samples | None
@@ -56,7 +59,7 @@ class TrialBuilds:
         few = self.calibration.take(_SAMPLES) if self.calibration is not None else None
         ctx = PassContext(diagnostics=notes, calibration=few)
         lowered = lower(
-            graph, self.target, self.precision, pipeline=self.pipeline, effort="low", options=self.options,
+            graph, self.target, self.precision, pipeline=self.pipeline, effort=self.effort, options=self.options,
             preprocess=self.preprocess, calibrate=not self.target.quantises(self.precision, self.options),
             registry=self.registry, ctx=ctx,
         )  # fmt: skip
@@ -71,3 +74,16 @@ class TrialBuilds:
             return Weight(artifact.entry_size(), artifact.estimate)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_promises(promises: Sequence[Promise], artifact: Artifact, notes: Diagnostics) -> None:
+    """Warn (EC0365) of goals that trial builds met and the artifact does not: weights are recovered and ranges chosen after
+    the cut, and vendors code them by their values."""
+    for p in promises:
+        if p.what == "flash":
+            have: float | None = artifact.entry_size()
+        else:
+            have = artifact.estimate.amount if artifact.estimate is not None else None
+        if have is not None and have > p.limit:
+            message = f"prune{{{p.goal}}} is missed by {have / p.limit - 1:.2%}: the artifact takes {p.shown(have)}"
+            notes.warn("EC0365", message, hint="ask for a little more: weights and ranges are settled after the cut")

@@ -48,7 +48,7 @@ def estimates(name: str, precision: str, registry: Registry) -> dict[int, float]
     with tempfile.TemporaryDirectory() as workdir:
         toolchains = ToolchainManager(descriptions=registry.toolchains())
         trial = TrialBuilds(
-            registry.target(name), precision, None, {}, None, samples, registry, toolchains, Path(workdir)
+            registry.target(name), precision, None, "low", {}, None, samples, registry, toolchains, Path(workdir)
         )
         for count in COUNTS:
             time = trial(net(count)).time

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgec.diagnostics import Diagnostics, Location
 from edgec.graph import Graph, constant, ir, is_constant
 from edgec.passes.prune.least_squares import Fit, Part, Problem
+from edgec.passes.prune.sound_samples import sound_samples
 from edgec.passes.prune.weight_layers import WeightLayer, product_layer
-from edgec.passes.quantize.correction import closeness, staged_samples
+from edgec.passes.quantize.correction import closeness
 from edgec.passes.quantize.moments import columns, places
 from edgec.passes.quantize.staged_run import StagedRun
 from edgec.pruning import PruningRecord
@@ -58,14 +60,21 @@ class Task:
 
 
 def recover(
-    graph: Graph, record: PruningRecord, calibration: Samples, count: int, column_count: int, megabytes: int, seed: int
+    graph: Graph,
+    record: PruningRecord,
+    calibration: Samples,
+    count: int,
+    column_count: int,
+    megabytes: int,
+    seed: int,
+    notes: Diagnostics,
 ) -> dict[str, int]:
     """Change weights and biases of `graph` in place. Returns how many layers were changed, and how many biases alone.
 
     Nothing is changed where that would bring the outputs no closer to those of the float graph, judged on other samples.
     """
     reference = record.reference
-    fit, judge = staged_samples(reference, calibration, count, megabytes // 2)
+    fit, judge = sound_samples(reference, calibration, count, megabytes // 2, notes)
     tasks = tasks_of(graph, record)
     before = graph.clone()
     now, was = StagedRun(graph, fit), StagedRun(reference, fit)
@@ -80,6 +89,8 @@ def recover(
     worse, better = closeness(reference, [before, graph], judge)
     if not better > worse:
         graph.model = before.model
+        what = "the closed form brought nothing: the outputs came no closer to those of the float model"
+        notes.warn("EC0354", what, Location(graph.source), "more samples, or inputs more like those in use")
         return {}
     return {k: n for k, n in stats.items() if n}
 

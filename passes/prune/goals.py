@@ -23,6 +23,8 @@ class Goal:
     what: str
     part: float | None
     most: float | None = None
+    text: str = ""
+    """How the user wrote the amount."""
 
     @property
     def measured(self) -> bool:
@@ -41,7 +43,7 @@ class Goal:
         return (1 - self.part) * dense
 
     def __str__(self) -> str:
-        return f"{self.what}={self.part if self.part is not None else self.most}"
+        return f"{self.what}={self.text or self.part}"
 
 
 def goal_of(given: Mapping[str, float | str | None]) -> Goal:
@@ -56,7 +58,7 @@ def goal_of(given: Mapping[str, float | str | None]) -> Goal:
         raise error("EC0333", f"prune takes one goal of {names}", hint="prune{ratio=0.3}")
     ((what, value),) = found.items()
     if isinstance(value, str):
-        return Goal(what, None, _absolute(what, value))
+        return Goal(what, None, _absolute(what, value), value)
     if not 0 < value < 1:
         raise _impossible(what, value)
     return Goal(what, value)

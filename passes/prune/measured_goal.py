@@ -16,6 +16,7 @@ from edgec.passes.prune.goals import Goal
 from edgec.passes.prune.groups import Atom, Group, find_groups, remove
 from edgec.passes.prune.ranking import Ranking
 from edgec.pipeline import PassContext
+from edgec.pruning import Promise
 from edgec.trial import Weight
 
 _TRIALS = 8
@@ -23,6 +24,9 @@ _TRIALS = 8
 
 _NEAR = 0.02
 """Part of the goal that may be left unused."""
+
+_MARGIN = {"flash": 0.005}
+"""Part of a limit that is left free: weights are coded by their values, which recovery changes after the cut."""
 
 _FINE = 1e-3
 """Cuts that differ by less, as a part of what can be counted, are the same."""
@@ -86,23 +90,25 @@ class Scales:
             raise error("EC0333", f"prune: {self.by} counts {self.unit}, not seconds", hint=hint)
         return weight.time.amount
 
+    @property
+    def promise(self) -> Promise:
+        return Promise(str(self.goal), self.goal.what, self.goal.limit(self.dense), self.unit)
+
     def shown(self, amount: float) -> str:
-        if self.unit == "s":
-            return f"{amount * 1e3:.3g} ms"
-        return f"{amount:,.0f} {self.unit}"
+        return self.promise.shown(amount)
 
 
 def reach_measured(
     scales: Scales, groups: Sequence[Group], ranking: Ranking, cut_of: Callable[[float], Counts | None], most: float,
-    ctx: PassContext,
+    held: str, ctx: PassContext,
 ) -> Counts:  # fmt: skip
-    """The least of the cuts `cut_of(s)`, s up to `most`, that leave what the goal allows.
+    """The least of the cuts `cut_of(s)`, s up to `most`, that leave what the goal allows. `held`: what may hold the rest.
 
     Raises:
         EdgecError: EC0334 the largest leaves more; EC0363.
     """
-    limit = scales.goal.limit(scales.dense)
-    if limit >= scales.dense:
+    limit = scales.goal.limit(scales.dense) * (1 - _MARGIN.get(scales.goal.what, 0.0))
+    if scales.goal.limit(scales.dense) >= scales.dense:
         message = f"prune: {scales.goal}: it takes {scales.shown(scales.dense)} already"
         raise error("EC0333", message, hint="a smaller goal, or no prune")
     low, at_low = 0.0, scales.dense
@@ -126,7 +132,7 @@ def reach_measured(
         message = (
             f"prune: {scales.goal} cannot be reached: {scales.shown(at_low)} are left of {scales.shown(scales.dense)}"
         )
-        raise error("EC0334", message, hint="a smaller goal, or a smaller least or align")
+        raise error("EC0334", message, hint=f"{held} hold the rest")
     left = scales.of_cut(groups, ranking, best, ctx)
     _tell(scales, left, ctx.diagnostics)
     return best
@@ -149,7 +155,7 @@ def _further(scales: Scales, s: float, left: float, most: float) -> float:
 def _tell(scales: Scales, left: float, notes: Diagnostics) -> None:
     percent = 100 * (1 - left / scales.dense)
     message = f"prune{{{scales.goal}}}: {scales.shown(left)} of {scales.shown(scales.dense)} are left by {scales.by} (-{percent:.1f} %)"
-    hint = f"{scales.builds} trial builds; recovery comes after, and changes weights, not shapes"
+    hint = f"{scales.builds} trial builds; recovery and calibration come after"
     notes.note("EC0362", message, hint=hint)
 
 

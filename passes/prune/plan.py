@@ -42,12 +42,13 @@ class Plan:
         found = counts(part) if what == "ratio" else reach(counts, saved, part)  # a ratio: the nearest multiples
         if found is None or self.allocation != "sensitivity" or self.data is None:
             return found
+        goal = saved(found) if what == "ratio" else min(part, self.most(what))
         if self._meter is None:
             self._meter = HarmMeter(self.graph, self.groups, self.ranking, self.data.judged[:_PROBED])
         meter = self._meter
         meter.measure([n or following(r, 0) or 0 for n, r in zip(found, self.rooms, strict=True)])
         for _ in range(_ROUNDS):
-            found = by_harm(self.rooms, meter.harms(), saved, min(part, saved(counts(1.0))))
+            found = by_harm(self.rooms, meter.harms(), saved, goal)
             if found is None:
                 return None
             meter.measure(found)

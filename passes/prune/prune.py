@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgec.diagnostics import error
+from edgec.diagnostics import EdgecError, error
 from edgec.graph import Graph, ir, is_constant
 from edgec.infer import infer_shapes
 from edgec.passes.prune.allocation import Allocation, Counts, Room
@@ -81,7 +81,12 @@ class Prune(Pass):
         goal = self._goal()
         _refuse_quantised(graph)
         infer_shapes(graph)
-        groups = self._free(find_groups(graph))
+        found = find_groups(graph)
+        groups = self._free(found)
+        if ctx.pruning is None:
+            ctx.pruning = PruningRecord(graph.clone())
+        if not groups and any(g.fixed is None for g in found):
+            raise error("EC0334", f"prune: keep={list(self.keep)} holds all there is to cut", hint="keep fewer")
         if not groups:
             hint = "`edgec inspect --prunable` says why"
             ctx.diagnostics.warn("EC0338", "nothing in this model can be pruned", hint=hint)
@@ -89,54 +94,52 @@ class Prune(Pass):
         scales = Scales.of(goal, graph, ctx) if goal.measured else None
         data = None
         if ctx.calibration is not None:
-            data = Data.read(graph, ctx.calibration, self.samples, self.columns, self.memory, ctx.seed)
+            data = Data.read(graph, ctx.calibration, self.samples, self.columns, self.memory, ctx.seed, ctx.diagnostics)
         allocation = self._allocation(data)
         ranking = rank(graph, groups, self.importance, data, observe=allocation == "sensitivity")
         costs = costs_of(graph, groups)
-        plan = self._aligned(Plan(graph, groups, (), ranking, costs, allocation, data), goal, ctx)
-        cut = self._cut(plan, goal, scales, ctx)
+        cut = self._cut(Plan(graph, groups, (), ranking, costs, allocation, data), goal, scales, ctx)
         if not cut.any():
             message = "no group loses a channel: the goal is below half of the alignment everywhere"
             ctx.diagnostics.warn("EC0338", message, hint="a larger goal, or prune{align=1}")
             return PassResult(False)
-        if ctx.pruning is None:
-            ctx.pruning = PruningRecord(graph.clone())
         ctx.pruning.cut(remove(graph, first_atoms(groups, ranking, cut)))
+        if scales is not None:
+            ctx.pruning.promises.append(scales.promise)
         return PassResult(True, _stats(groups, cut, costs))
 
-    def _aligned(self, plan: Plan, goal: Goal, ctx: PassContext) -> Plan:
-        """The plan with room in multiples of `align` channels; of fewer than the target computes at once where the goal is
-        out of reach else, which is told."""
+    def _cut(self, plan: Plan, goal: Goal, scales: Scales | None, ctx: PassContext) -> Counts:
+        """How many atoms of each group go: what stays are multiples of what the target computes at once. Where the goal cannot
+        be reached that way, multiples of fewer are taken, unless it is one of time, and it is told."""
         align = wanted = self.align or _alignment(ctx)
-        reached = [0.0]
         while True:
-            rooms = [Room.of(len(g.numbers), g.width, align, self.least) for g in plan.groups]
-            plan = replace(plan, rooms=rooms)
-            if self.align or goal.measured or goal.part is None or align <= _DEFAULT_ALIGN:
+            plan = replace(plan, rooms=[Room.of(len(g.numbers), g.width, align, self.least) for g in plan.groups])
+            try:
+                found = self._reached(plan, goal, scales, align, ctx)
                 break
-            reached.append(plan.most(goal.what))
-            if reached[-1] >= goal.part:
-                break
-            align //= 2
+            except EdgecError as e:
+                finer = goal.what != "latency" and not self.align and align > _DEFAULT_ALIGN
+                if not finer or e.diagnostics[0].code != "EC0334":
+                    raise
+                align //= 2
         if align < wanted and ctx.target is not None:
             message = (
-                f"prune: multiples of {wanted} channels, which {ctx.target.name} computes at once, save {reached[1]:.1%} of "
-                f"{goal.what} at most: multiples of {align} are left"
+                f"prune: {goal} is out of reach in multiples of {wanted} channels, which {ctx.target.name} computes at once: "
+                f"multiples of {align} are left"
             )
             hint = f"size goes, time goes by less: prune{{latency=...}} cuts what the target feels; align={wanted} keeps to it"
             ctx.diagnostics.warn("EC0364", message, hint=hint)
-        return plan
+        return found
 
-    def _cut(self, plan: Plan, goal: Goal, scales: Scales | None, ctx: PassContext) -> Counts:
-        """How many atoms of each group go."""
-        most = plan.most(goal.scale)
+    def _reached(self, plan: Plan, goal: Goal, scales: Scales | None, align: int, ctx: PassContext) -> Counts:
+        most, held = plan.most(goal.scale), f"align={align}, least={self.least} and keep"
         if scales is not None:
-            return reach_measured(scales, plan.groups, plan.ranking, lambda s: plan.cut(goal.scale, s), most, ctx)
+            return reach_measured(scales, plan.groups, plan.ranking, lambda s: plan.cut(goal.scale, s), most, held, ctx)
         assert goal.part is not None  # only goals that are measured have other amounts
         found = plan.cut(goal.what, goal.part)
         if found is None:
             message = f"prune: {goal.part:.1%} of {goal.what} cannot go, {most:.1%} at most"
-            raise error("EC0334", message, hint=f"least={self.least} and keep hold the rest")
+            raise error("EC0334", message, hint=f"{held} hold the rest")
         return found
 
     def _goal(self) -> Goal:

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgec.diagnostics import error
+from edgec.diagnostics import Diagnostics, error
 from edgec.graph import Graph, ir
 from edgec.passes.prune.gradients import sensitivity_of_outputs
 from edgec.passes.prune.groups.group import Group
 from edgec.passes.prune.importance import WEIGHTS, Scores, activity, scores
 from edgec.passes.prune.reconstruction import Reader, elimination, observe_readers
-from edgec.passes.quantize.correction import staged_samples
+from edgec.passes.prune.sound_samples import sound_samples
 from edgec.samples import Samples
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -35,9 +35,11 @@ class Data:
     seed: int
 
     @classmethod
-    def read(cls, graph: Graph, samples: Samples, count: int, columns: int, megabytes: int, seed: int) -> Data:
+    def read(
+        cls, graph: Graph, samples: Samples, count: int, columns: int, megabytes: int, seed: int, notes: Diagnostics
+    ) -> Data:
         """The first `count` samples, or as many as fit the memory; every fourth is judged on. Few serve for both."""
-        found, _ = staged_samples(graph, samples, count, megabytes)
+        found, _ = sound_samples(graph, samples, count, megabytes, notes)
         if len(found) < _FEW:
             return cls(found, found, columns, seed)
         return cls([s for i, s in enumerate(found) if i % 4 != 3], found[3::4], columns, seed)

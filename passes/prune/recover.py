@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from edgec.diagnostics import error
 from edgec.graph import Graph
 from edgec.passes.prune.option_ranges import require_positive
+from edgec.passes.prune.sound_samples import without_spoilt
 from edgec.pipeline import Pass, PassContext, PassResult
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Recover(Pass):
         if self.method == "closed-form" and (stray := sorted(_TRAINING & self.options().keys())):
             hint = f"recover{{method=distillation {stray[0]}=...}}, or leave it out"
             raise error("EC0204", f"pass 'recover', option {stray[0]}: the closed form does not train", hint=hint)
+        if self.epochs and self.steps:
+            hint = "one of them: rounds through the samples, or batches"
+            raise error("EC0204", "pass 'recover', option steps: epochs are given too", hint=hint)
         quantised = self.method == "distillation" and bool(ctx.quantization)
         if ctx.pruning is None and not quantised:
             hint = "prune{ratio=0.3},recover: both in one pipeline"
@@ -84,7 +88,7 @@ def _closed_form(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) -
 
     if not ctx.pruning:  # nothing was cut
         return PassResult(False)
-    stats = recover(graph, ctx.pruning, samples, p.samples, p.columns, p.memory, ctx.seed)
+    stats = recover(graph, ctx.pruning, samples, p.samples, p.columns, p.memory, ctx.seed, ctx.diagnostics)
     return PassResult(any(stats.values()), stats)
 
 
@@ -101,6 +105,7 @@ def _distillation(p: Recover, graph: Graph, samples: Samples, ctx: PassContext) 
         p.epochs or 20, p.steps, p.batch, p.lr, p.temperature, p.augment, p.features, p.seed, p.threads, p.scales, p.checkpoints,
         at_least=_LEAST_STEPS if not p.epochs else 0,
     )  # fmt: skip
+    samples = without_spoilt(_teacher(ctx)[0], samples, DistillOptions.limit, ctx.diagnostics)
     options = options_for(graph, samples, training)  # refuses what cannot be, before anything is fitted
     held_out = (
         split(min(len(samples), DistillOptions.limit), DistillOptions.holdout, p.seed)[1] if len(samples) > 2 else []

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.graph import Graph, attribute, constant, ir, is_constant
-from edgec.passes.quantize.correction import middle_mean, staged_samples
+from edgec.passes.prune.sound_samples import sound_samples
+from edgec.passes.quantize.correction import middle_mean
 from edgec.passes.quantize.layers import OPS, Layer
 from edgec.passes.quantize.moments import Moments, column_means, columns
 from edgec.passes.quantize.staged_run import StagedRun
@@ -227,7 +228,7 @@ class Fitting:
     ) -> None:
         self._observed: Observed | None = None
         if p.fit and ctx.calibration is not None and layers:
-            samples, _ = staged_samples(reference, ctx.calibration, p.samples, p.memory)
+            samples, _ = sound_samples(reference, ctx.calibration, p.samples, p.memory, ctx.diagnostics)
             self._observed = Observed(graph, reference, samples, p.columns, ctx.seed)
 
     def moments(self, layer: WeightLayer) -> tuple[Array, Means] | tuple[None, None]:

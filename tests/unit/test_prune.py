@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgec.diagnostics import EdgecError
+from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.graph import Graph, constant, ir
 from edgec.infer import infer_shapes
 from edgec.passes.prune.allocation import Room, reach, uniform
 from edgec.passes.prune.groups import Atom, find_groups, remove
 from edgec.passes.prune.prune import Prune
 from edgec.passes.prune.ranking import Data, rank
+from edgec.passes.prune.recover import Recover
 from edgec.passes.prune.sensitivity import Harm, by_harm
 from edgec.pipeline import PassContext
 from edgec.pruning import PruningRecord
@@ -94,7 +95,7 @@ def doubled() -> Array:
 
 def test_reconstruction_takes_what_others_make_good_for() -> None:
     graph = net(w1=doubled(), b1=np.zeros(16))
-    data = Data.read(graph, context().calibration, 24, 4096, 100, 0)  # type: ignore[arg-type]
+    data = Data.read(graph, context().calibration, 24, 4096, 100, 0, Diagnostics())  # type: ignore[arg-type]
     groups = find_groups(graph)
     free = [g for g in groups if g.fixed is None]
     ranking = rank(graph, free, "reconstruction", data, observe=False)
@@ -164,6 +165,63 @@ def test_goals_are_reached(importance: Any, allocation: Any, goal: str) -> None:
         assert result.stats["channels"] / channels == pytest.approx(0.3, abs=0.1)
     assert all(len(axes[1]) % 4 == 0 for axes in (ctx.pruning.kept if ctx.pruning else {}).values())
     assert Session(graph).run(samples(1)[0])["y"].shape == (1, 5, 6, 6)
+
+
+@pytest.mark.parametrize(("bad", "told"), [(np.nan, []), (np.inf, ["EC0722"])], ids=["nan", "inf"])
+def test_samples_that_spoil_everything_are_left_out(bad: float, told: list[str]) -> None:
+    """NaN is told where samples are opened (EC0710)."""
+    feeds = samples(24)
+    sound, spoilt = net(), net()
+    pruned(sound, Prune(macs=0.3), context(feeds))
+    hurt = [dict(f) for f in feeds]
+    hurt.insert(5, {"x": np.full_like(feeds[0]["x"], bad)})
+    ctx = context(hurt)
+    pruned(spoilt, Prune(macs=0.3), ctx)
+    assert [d.code for d in ctx.diagnostics] == told
+    assert spoilt.op_counts() == sound.op_counts()
+    with pytest.raises(EdgecError, match="EC0737"):
+        pruned(net(), Prune(macs=0.3), context([{"x": np.full_like(feeds[0]["x"], np.nan)}] * 3))
+
+
+def test_infinities_that_every_sample_has_are_meant() -> None:
+    """A mask."""
+    from edgec.passes.prune.sound_samples import spoilt
+
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[4] x, float[4] mask) => (float[4] y)
+        { s = Add(x, mask)  y = Softmax(s) }"""
+    graph = Graph.from_text(text)
+    masked = np.array([0, 0, -np.inf, -np.inf], np.float32)
+    feeds = [{"x": np.ones(4, np.float32) * i, "mask": masked} for i in range(4)]
+    assert spoilt(graph, feeds) == []
+    feeds[2] = {"x": np.array([1, np.inf, 0, 0], np.float32), "mask": masked}
+    assert spoilt(graph, feeds) == [2]
+
+
+def test_keep_that_holds_everything_is_an_error() -> None:
+    with pytest.raises(EdgecError, match=r"EC0334.*keep"):
+        pruned(net(), Prune(macs=0.3, keep=("*",)), context())
+
+
+def test_where_nothing_goes_recover_has_nothing_to_do() -> None:
+    graph = net()
+    ctx = context()
+    before = graph.fingerprint()
+    pruned(graph, Prune(ratio=0.01, allocation="uniform"), ctx)
+    assert not Recover().run(graph, ctx).changed
+    assert [d.code for d in ctx.diagnostics] == ["EC0338"]
+    assert graph.fingerprint() == before
+
+
+@pytest.mark.parametrize(("ratio", "left"), [(0.01, 128), (0.26, 96), (0.5, 64)])
+def test_a_ratio_is_rounded_to_the_nearest_multiple_by_any_allocation(ratio: float, left: int) -> None:
+    for allocation in ("uniform", "sensitivity"):
+        graph = net(64, 64)
+        ctx = context()
+        graph.facts |= Prune.requires
+        Prune(ratio=ratio, allocation=allocation).run(graph, ctx)  # type: ignore[arg-type]
+        shapes = {n.outputs[0].name: n.outputs[0].shape for n in graph.nodes()}
+        channels = [shape.numpy()[1] for name in ("c1", "c3") if (shape := shapes[name])]
+        assert sum(channels) == left, allocation
 
 
 def test_multiply_accumulates_are_not_counted_where_shapes_are_open() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.diagnostics import EdgecError
+from edgec.diagnostics import Diagnostics, EdgecError
 from edgec.graph import Graph, ir
 from edgec.infer import infer_shapes
 from edgec.passes.prune.goals import goal_of
@@ -18,8 +18,8 @@ from edgec.pipeline import PassContext
 from edgec.placement import macs
 from edgec.report import parameters
 from edgec.specs.schema import builtin_target
-from edgec.target import Estimate
-from edgec.trial import Weight
+from edgec.target import Artifact, Estimate
+from edgec.trial import Weight, check_promises
 
 
 def net(hidden: int = 128) -> Graph:
@@ -114,6 +114,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Device | None, str]] = {
     "met already": ({"latency": "20ms"}, Device(lambda w: w), "EC0333.*10 ms already"),
     "a size for a time": ({"latency": "20KB"}, Device(lambda w: w), "EC0333.*20KB cannot be"),
     "a time for a size": ({"flash": "5ms"}, Device(lambda w: w), "EC0333.*5ms cannot be"),
+    "in the user's words": ({"latency": "1us"}, Device(lambda w: 0.5 + 0.5 * w), "EC0334.*latency=1us cannot"),
     "nothing left": ({"flash": "0KB"}, Device(lambda w: w), "EC0333.*cannot be"),
     "two": ({"latency": 0.3, "macs": 0.3}, Device(lambda w: w), "EC0333.*one goal"),
 }
@@ -151,6 +152,29 @@ def test_smaller_multiples_are_taken_and_told_where_whole_ones_cannot_reach_the_
     assert cut(32, align=16) == ([], 16)
     with pytest.raises(EdgecError, match="EC0334"):
         cut(32, align=32)
+
+
+def test_flash_takes_smaller_multiples_too() -> None:
+    graph = net(32)
+    step = Prune(flash=0.3)
+    graph.facts |= step.requires
+    ctx = PassContext(target=builtin_target("rk3588"), precision="int8", weigh=Device(lambda w: w))
+    step.run(graph, ctx)
+    assert {d.code for d in ctx.diagnostics} == {"EC0362", "EC0364"}
+
+
+def test_an_artifact_above_the_goal_is_told() -> None:
+    ctx = run(net(), Device(FORMS["as the work"]), flash="90KB")
+    assert ctx.pruning is not None
+    (promise,) = ctx.pruning.promises
+    assert (promise.goal, promise.limit) == ("flash=90KB", 90_000)
+    notes = Diagnostics()
+    check_promises([promise], Artifact({"m": bytes(90_000)}, "m"), notes)
+    assert not notes.items
+    check_promises([promise], Artifact({"m": bytes(90_900)}, "m"), notes)
+    (told,) = notes.items
+    assert told.code == "EC0365"
+    assert "missed by 1.00%: the artifact takes 90,900 bytes" in told.message
 
 
 def test_cycles_are_cut_by_a_part() -> None:

@@ -228,3 +228,14 @@ def test_every_registered_pass_has_a_name_that_reads_back() -> None:
     for name in known:
         assert parse_pipeline(name) == [{name: {}}]
         assert known[name].name == name
+
+
+def test_an_option_of_two_types_is_one_error_and_a_list_is_spelt_out() -> None:
+    with pytest.raises(EdgecError) as e:
+        build_passes(parse_pipeline("prune{flash=true keep=conv1}"), Registry().passes())
+    found = {d.message: d.hint for d in e.value.diagnostics}
+    assert list(found) == [
+        "pass 'prune', option flash: input should be a valid number or input should be a valid string",
+        "pass 'prune', option keep: input should be a valid array",
+    ]
+    assert list(found.values()) == [None, 'keep=["one", "two"]']

@@ -269,6 +269,11 @@ def test_samples_with_nan_are_left_out_and_nothing_else_is_refused() -> None:
         outcome([bad, bad])
 
 
+def test_rounds_and_batches_are_not_given_both() -> None:
+    with pytest.raises(EdgecError, match=r"EC0204.*epochs"):
+        Recover(method="distillation", epochs=3, steps=5).run(inverted_residual(), PassContext())
+
+
 def test_the_closed_form_has_no_training_options() -> None:
     """Epochs that nothing would run are no wish to be dropped silently."""
     graph = with_weights(
