@@ -56,8 +56,8 @@ def test_a_model_that_does_not_fit_is_cut_until_it_does(installed: Callable[[str
 
 def test_a_part_of_the_cycles_by_the_rockchip_compiler(installed: Callable[[str], Toolchain], eval_dir: Path) -> None:
     installed("rknn")
-    dense = compiled(eval_dir, "rk3588").artifact.estimate
-    cut = compiled(eval_dir, "rk3588", "prune{latency=0.1 importance=l2 allocation=uniform}").artifact.estimate
+    dense = compiled(eval_dir, "rk3566").artifact.estimate
+    cut = compiled(eval_dir, "rk3566", "prune{latency=0.1 importance=l2 allocation=uniform}").artifact.estimate
     assert dense is not None
     assert cut is not None
     assert dense.unit == cut.unit == "convolution cycles"
