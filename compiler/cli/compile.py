@@ -11,6 +11,7 @@ import typer
 from edgec.cli import options as o
 from edgec.cli.app import single
 from edgec.cli.console import Console
+from edgec.diagnostics import EdgecError
 
 if TYPE_CHECKING:
     from edgec.api import Compiled
@@ -106,7 +107,16 @@ def compile_command(
     }
     given = {k: v for k, v in given.items() if v is not None and v is not False and v != {}}
     jobs = _jobs(model, project, output, given)
-    results = [_one(job, console, verify_each, dump_after_each, offline, toolchain) for job in jobs]
+    results = []
+    for i, job in enumerate(jobs):
+        try:
+            results.append(_one(job, console, verify_each, dump_after_each, offline, toolchain))
+        except EdgecError as e:
+            if model is None:
+                left = len(jobs) - i - 1
+                later = f"; {left} after it {'was' if left == 1 else 'were'} not begun" if left else ""
+                e.add_note(f"in job {i + 1} of {len(jobs)} of the project, {job.get('target')}{later}")
+            raise
     reports = [r.report.to_json() for r in results]
     console.data(reports[0] if model is not None else reports)
     return 0

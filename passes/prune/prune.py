@@ -20,6 +20,7 @@ from edgec.passes.prune.plan import Plan
 from edgec.passes.prune.ranking import Data, Importance, Ranking, rank
 from edgec.pipeline import Pass, PassContext, PassResult
 from edgec.pruning import PruningRecord
+from edgec.rewrite import provenance
 
 if TYPE_CHECKING:
     from edgec.pipeline import Contract
@@ -224,8 +225,10 @@ _QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "ConvInteger", "Ma
 
 
 def _names(group: Group) -> list[str]:
+    """Of the group, of the nodes that write it and their outputs, and of the nodes of the model that those stand for."""
     nodes = [n for _, n, _ in group.roles("writes")]
-    return [group.name, *(n.name for n in nodes if n.name), *(v.name for n in nodes for v in n.outputs if v.name)]
+    own = [group.name, *(n.name for n in nodes if n.name), *(v.name for n in nodes for v in n.outputs if v.name)]
+    return [*own, *provenance(nodes).splitlines()]
 
 
 def _label(node: ir.Node) -> str:

@@ -183,6 +183,16 @@ def test_a_project(model: Path) -> None:
     assert edgec("compile", "-t", "rk3588", cwd=model.parent).returncode == 2
 
 
+def test_a_failing_job_of_a_project_is_named(model: Path) -> None:
+    (model.parent / "edgec.yaml").write_text(
+        "schema_version: 1\nmodel: net.onnx\ntargets: [{name: x86-64, precision: int8}, {name: arm64}]\n"
+    )
+    done = edgec("compile", cwd=model.parent)
+    assert done.returncode == 1
+    assert "error[EC" in done.stderr
+    assert "in job 1 of 2 of the project, x86-64; 1 after it was not begun" in done.stderr
+
+
 def test_dump_after_each(model: Path) -> None:
     done = edgec("compile", "net.onnx", "-o", "out", "--dump-after-each", "dump", cwd=model.parent)
     assert done.returncode == 0, done.stderr

@@ -197,6 +197,20 @@ def test_infinities_that_every_sample_has_are_meant() -> None:
     assert spoilt(graph, feeds) == [2]
 
 
+def test_keep_takes_the_names_the_model_came_with() -> None:
+    """Nodes that a pass made stand for those of the model."""
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[1,4,6,6] x) => (float[1,4,6,6] y)
+        <float[16,4,1,1] w = {1}, float[4,16,1,1] v = {1}> { [first] h = Conv(x, w)  r = Relu(h)  y = Conv(r, v) }"""
+    graph = Graph.from_text(text)
+    infer_shapes(graph)
+    conv = next(n for n in graph.nodes() if n.outputs[0].name == "h")
+    conv.metadata_props["edgec.from"], conv.name = "model/conv1\nmodel/bn1", "folded"
+    (group,) = (g for g in find_groups(graph) if g.fixed is None)
+    assert Prune(ratio=0.5, keep=("*/conv1",))._free([group]) == []
+    with pytest.raises(EdgecError, match="EC0336"):
+        Prune(ratio=0.5, keep=("*/conv2",))._free([group])
+
+
 def test_keep_that_holds_everything_is_an_error() -> None:
     with pytest.raises(EdgecError, match=r"EC0334.*keep"):
         pruned(net(), Prune(macs=0.3, keep=("*",)), context())
