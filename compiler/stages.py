@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.compare import compare
 from edgec.diagnostics import Diagnostics, Location
-from edgec.graph import Graph
+from edgec.graph import Graph, ir
 from edgec.infer import infer_shapes
 from edgec.latency import Latency, Timed, in_turns
 from edgec.pipeline import Pass, PassResult
@@ -91,13 +91,19 @@ def measure_stages(
     for m, session, latency in zip(models, sessions, timed, strict=True):
         judged = _metric_of(metric, session, inputs, samples, wanted)
         compared = compare(wanted, session.run_all(samples)).to_json() if m is not models[0] else None
-        stages.append(_stage(m, latency, first.describe, compared, judged))
+        stages.append(_stage(m, samples[0], latency, first.describe, compared, judged))
     stages.append(_last(result, stages[-1], samples, wanted, metric, inputs, first, notes))
     return tuple(stages)
 
 
-def _stage(m: Made, latency: Latency, by: str, compared: Mapping[str, Any] | None, judged: float | None) -> Stage:
+def _stage(
+    m: Made, sample: Arrays, latency: Latency, by: str, compared: Mapping[str, Any] | None, judged: float | None
+) -> Stage:
+    """Counted for inputs of the sample's shapes: a model may leave them open, and has no number of MACs then."""
     graph = m.graph.clone()
+    for v in graph.inputs:
+        if (given := sample.get(v.name or "")) is not None:
+            v.shape = ir.Shape(given.shape)
     infer_shapes(graph)
     sqnr, agreement = _closeness(compared)
     return Stage(

@@ -10,7 +10,7 @@ import pytest
 
 import edgec
 from edgec.diagnostics import Diagnostics, EdgecError
-from edgec.graph import Graph
+from edgec.graph import Graph, ir
 from edgec.quantization.metric import load_metric
 from edgec.report import Report
 from edgec.runtime import Session
@@ -119,6 +119,17 @@ def test_a_metric_alone_is_measured(tmp_path: Path, metrics: Path) -> None:
     assert [s.name for s in result.report.compression] == ["float", "x86-64 fp32"]
     before, after = (s.metric for s in result.report.compression)
     assert after == pytest.approx(before, rel=1e-4)
+
+
+def test_work_is_counted_for_the_shapes_of_the_samples(metrics: Path) -> None:
+    """A model may leave them open."""
+    open_ = net()
+    open_.inputs[0].shape = ir.Shape([1, 3, "H", "W"])
+    for node in open_.nodes():
+        node.outputs[0].shape = None if not node.outputs[0].is_graph_output() else node.outputs[0].shape
+    result = edgec.compile(open_, input_shapes=["x:1x3x8x8"], metric=f"{metrics}:predicting")
+    closed = edgec.compile(net(), metric=f"{metrics}:predicting")
+    assert [s.macs for s in result.report.compression] == [s.macs for s in closed.report.compression]
 
 
 def test_nothing_asked_for_nothing_measured() -> None:
