@@ -36,8 +36,9 @@ class Prune(Pass):
     The goal is one of `ratio` (part of the channels), `macs` (part of the multiply-accumulates), `params` (part of the
     parameters), `latency` (of the time the target's compiler estimates) and `flash` (of the artifact's bytes), each between 0
     and 1: what is to go; of the last two also what may be left, `latency=5ms`, `flash=200KiB`. They need a target, which is
-    built for some times. Of all but `ratio` at least that part goes; the counts that stay are multiples of `align` channels (default: what the target's spec says for the precision, else 8), which rounds a
-    `ratio` to the nearest multiple, and leaves groups that are smaller alone.
+    built for some times. Of all but `ratio` at least that part goes; the counts that stay are multiples of `align` channels
+    (default: what the target's spec says for the precision, and less where that cannot reach the goal; else 8), which rounds
+    a `ratio` to the nearest multiple, and leaves groups that are smaller alone.
 
     `importance`: `l1` or `l2` norm of the weights around a channel; the scale of its BatchNormalization (`bn`: then prune
     before `fold-bn`); the power of its activations (`activation`); how far the outputs move without it, to first order
@@ -55,8 +56,9 @@ class Prune(Pass):
     Inputs and outputs keep names and shapes. Goes before quantisation: scales and ranges belong to the channels there are.
 
     Raises:
-        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1; EC0333 not one goal, or it cannot be; EC0363 nothing measures it; EC0334 it cannot be reached; EC0335 no BatchNormalization is
-            left; EC0336 `keep` names nothing; EC0337 the graph is quantised; EC0731 there is no calibration data.
+        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1; EC0333 not one goal, or it cannot be; EC0334 it cannot
+            be reached; EC0335 no BatchNormalization is left; EC0336 `keep` names nothing; EC0337 the graph is quantised; EC0363
+            nothing measures the goal; EC0731, EC0737 there is no calibration data, or none that is finite.
     """
 
     ratio: float | None = None
