@@ -32,14 +32,16 @@ class Recover(Pass):
 
     `distillation`: the closed form, then training with all calibration inputs, the float graph as the teacher; needs the
     extra `train` (PyTorch). After `quantize` it trains behind the rounding: scales and zero points stay, weights are
-    rounded to their grid; with `scales` those of weights are learnt too, and those of biases follow. `epochs` (0: 20, and at least 400 batches), or `steps`, of `batch` inputs, `lr` at its greatest;
-    `augment`: flip, crop, zoom, mix, [] for none; auto: for colour images, flip, zoom and mix or, where they are small, flip and crop;
-    `features`: values inside whose difference counts too, [] for none; `temperature` of classes; `seed`; `threads` of the
-    CPU. State is kept in `checkpoints` (default: in edgec's cache), and a run that was stopped goes on from there.
+    rounded to their grid; with `scales` those of weights are learnt too, and those of biases follow. `epochs` (0: 20, and at
+    least 400 batches), or `steps`, of `batch` inputs, `lr` at its greatest; `augment`: flip, crop, zoom, mix, [] for none;
+    auto: for colour images, flip, zoom and mix or, where they are small, flip and crop; `features`: values inside whose
+    difference counts too, [] for none; `temperature` of classes; `seed`; `threads` of the CPU. State is kept in
+    `checkpoints` (default: in edgec's cache), and a run that was stopped goes on from there.
 
     Raises:
-        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1, or one of training is given to the closed form; EC0339 nothing was pruned or quantised in this pipeline; EC0731 no calibration data; EC0320 ... EC0329
-            see `edgec.training.distill`.
+        EdgecError: EC0204 `samples`, `columns` or `memory` is below 1, an option of training is given to the closed form, or
+            `epochs` and `steps` both; EC0339 nothing was pruned or quantised in this pipeline; EC0731, EC0737 no
+            calibration data, or none that is finite; EC0320 ... EC0329 see `edgec.training.distill`.
     """
 
     method: Method = "closed-form"

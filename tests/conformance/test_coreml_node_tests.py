@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import coreml_cases
+import lowered_cases
 import node_cases
 import pytest
 
@@ -28,7 +29,7 @@ def results(installed: Callable[[str], Toolchain], tmp_path_factory: pytest.Temp
     for op, cases in node_cases.cases_by_op().items():
         for case in cases:
             made = coreml_cases.node_case(case.name, case.model, *case.data_sets[0])
-            if isinstance(made, coreml_cases.Task):
+            if isinstance(made, lowered_cases.Task):
                 tasks.append(made)
                 ops.append(op)
             else:

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import lowered_cases
 import node_cases
 import pytest
 import tflite_cases
@@ -46,7 +47,7 @@ def results(installed: Callable[[str], Toolchain], tmp_path_factory: pytest.Temp
     for op, cases in node_cases.cases_by_op().items():
         for case in cases:
             made = tflite_cases.node_case(case.name, case.model, *case.data_sets[0])
-            if isinstance(made, tflite_cases.Task):
+            if isinstance(made, lowered_cases.Task):
                 tasks.append(made)
                 ops.append(op)
             else:
