@@ -34,6 +34,14 @@ class Weight:
     bytes: int
     time: Estimate | None
 
+    @classmethod
+    def of(cls, artifact: Artifact) -> Weight:
+        return cls(artifact.entry_size(), artifact.estimate)
+
+    def of_goal(self, what: str) -> Estimate | None:
+        """In what a goal of `flash` or `latency` is told; None where nobody estimates it."""
+        return Estimate(self.bytes, "bytes", "the artifact") if what == "flash" else self.time
+
 
 @dataclass(frozen=True)
 class TrialBuilds:
@@ -70,8 +78,7 @@ class TrialBuilds:
                 quantization=ctx.quantization or None, preprocess=self.preprocess, source=graph.source,
                 reference=lowered.reference, weighing=True,
             )  # fmt: skip
-            artifact = self.target.emit(lowered.graph, job)
-            return Weight(artifact.entry_size(), artifact.estimate)
+            return Weight.of(self.target.emit(lowered.graph, job))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -80,10 +87,8 @@ def check_promises(promises: Sequence[Promise], artifact: Artifact, notes: Diagn
     """Warn (EC0365) of goals that trial builds met and the artifact does not: weights are recovered and ranges chosen after
     the cut, and vendors code them by their values."""
     for p in promises:
-        if p.what == "flash":
-            have: float | None = artifact.entry_size()
-        else:
-            have = artifact.estimate.amount if artifact.estimate is not None else None
-        if have is not None and have > p.limit:
-            message = f"prune{{{p.goal}}} is missed by {have / p.limit - 1:.2%}: the artifact takes {p.shown(have)}"
+        have = Weight.of(artifact).of_goal(p.what)
+        if have is not None and have.amount > p.limit:
+            over = have.amount / p.limit - 1
+            message = f"prune{{{p.goal}}} is missed by {over:.2%}: the artifact takes {p.shown(have.amount)}"
             notes.warn("EC0365", message, hint="ask for a little more: weights and ranges are settled after the cut")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,8 @@ def main() -> None:
             print(f"{name} {precision}: {alignment(found)} channels", found, flush=True)
 
 
-def estimates(name: str, precision: str, registry: Registry) -> dict[int, float]:
+def estimates(name: str, precision: str, registry: Registry, counts: Sequence[int] = COUNTS) -> dict[int, float]:
+    """Count of channels -> what an inference takes, in the unit of the target's compiler."""
     rng = np.random.default_rng(0)
     inputs = [{"x": rng.normal(size=(1, 64, 28, 28)).astype(np.float32)} for _ in range(4)]
     samples = Samples(lambda: iter(inputs), describe="random", count=len(inputs))
@@ -50,7 +51,7 @@ def estimates(name: str, precision: str, registry: Registry) -> dict[int, float]
         trial = TrialBuilds(
             registry.target(name), precision, None, "low", {}, None, samples, registry, toolchains, Path(workdir)
         )
-        for count in COUNTS:
+        for count in counts:
             time = trial(net(count)).time
             if time is None:
                 raise SystemExit(f"{name}: its compiler estimates nothing")

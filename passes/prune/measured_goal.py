@@ -13,7 +13,7 @@ from edgec.diagnostics import Diagnostics, EdgecError, error
 from edgec.graph import Graph
 from edgec.passes.prune.allocation import Counts
 from edgec.passes.prune.goals import Goal
-from edgec.passes.prune.groups import Atom, Group, find_groups, remove
+from edgec.passes.prune.groups import Group, find_groups, remove
 from edgec.passes.prune.ranking import Ranking
 from edgec.pipeline import PassContext
 from edgec.pruning import Promise
@@ -77,22 +77,25 @@ class Scales:
             e.add_note(f"in a trial build for prune{{{self.goal}}}")
             raise
         self.builds += 1
-        if self.goal.what == "flash":
-            self.unit, self.by = "bytes", "the artifact"
-            return float(weight.bytes)
-        if weight.time is None:
+        found = weight.of_goal(self.goal.what)
+        if found is None:
             name = ctx.target.name if ctx.target is not None else "this target"
             hint = "prune{macs=...} is the nearest; Rockchip's and Vela's compilers estimate time"
             raise error("EC0363", f"prune: nothing estimates how long {name} takes", hint=hint)
-        self.unit, self.by = weight.time.unit, weight.time.by
-        if self.goal.most is not None and self.unit != "s":
+        self.unit, self.by = found.unit, found.by
+        if self.goal.what == "latency" and self.goal.most is not None and self.unit != "s":
             hint = "a part of them: prune{latency=0.3}"
             raise error("EC0333", f"prune: {self.by} counts {self.unit}, not seconds", hint=hint)
-        return weight.time.amount
+        return found.amount
+
+    @property
+    def limit(self) -> float:
+        """What may be left."""
+        return self.goal.limit(self.dense)
 
     @property
     def promise(self) -> Promise:
-        return Promise(str(self.goal), self.goal.what, self.goal.limit(self.dense), self.unit)
+        return Promise(str(self.goal), self.goal.what, self.limit, self.unit)
 
     def shown(self, amount: float) -> str:
         return self.promise.shown(amount)
@@ -107,8 +110,8 @@ def reach_measured(
     Raises:
         EdgecError: EC0334 the largest leaves more; EC0363.
     """
-    limit = scales.goal.limit(scales.dense) * (1 - _MARGIN.get(scales.goal.what, 0.0))
-    if scales.goal.limit(scales.dense) >= scales.dense:
+    limit = scales.limit * (1 - _MARGIN.get(scales.goal.what, 0.0))
+    if scales.limit >= scales.dense:
         message = f"prune: {scales.goal}: it takes {scales.shown(scales.dense)} already"
         raise error("EC0333", message, hint="a smaller goal, or no prune")
     low, at_low = 0.0, scales.dense
@@ -147,9 +150,9 @@ def _between(low: float, at_low: float, high: float, at_high: float, limit: floa
 
 def _further(scales: Scales, s: float, left: float, most: float) -> float:
     """Beyond a cut that is too small, by what it saved."""
-    limit = scales.goal.limit(scales.dense)
-    gone = max(scales.dense - left, 0.1 * (scales.dense - limit))
-    return min(most, max(1.1 * s, 1.05 * s * (scales.dense - limit) / gone))
+    wanted = scales.dense - scales.limit
+    gone = max(scales.dense - left, 0.1 * wanted)
+    return min(most, max(1.1 * s, 1.05 * s * wanted / gone))
 
 
 def _tell(scales: Scales, left: float, notes: Diagnostics) -> None:
@@ -163,11 +166,6 @@ def without(graph: Graph, groups: Sequence[Group], ranking: Ranking, cut: Counts
     """A copy of `graph` without the first atoms of each group."""
     copy = graph.clone()
     twins = {g.name: g for g in find_groups(copy)}
-    gone = [
-        Atom(twins[g.name], int(g.numbers[i]))
-        for g, order, n in zip(groups, ranking.orders, cut, strict=True)
-        for i in order[: int(n)]
-    ]
-    if gone:
+    if gone := ranking.first_atoms([twins[g.name] for g in groups], cut):
         remove(copy, gone)
     return copy

@@ -13,11 +13,11 @@ from edgec.infer import infer_shapes
 from edgec.passes.prune.allocation import Allocation, Counts, Room
 from edgec.passes.prune.costs import Costs, costs_of
 from edgec.passes.prune.goals import MEASURED, Goal, goal_of
-from edgec.passes.prune.groups import Atom, Group, find_groups, remove
+from edgec.passes.prune.groups import Group, find_groups, remove
 from edgec.passes.prune.measured_goal import Scales, reach_measured
 from edgec.passes.prune.option_ranges import require_positive
 from edgec.passes.prune.plan import Plan
-from edgec.passes.prune.ranking import Data, Importance, Ranking, rank
+from edgec.passes.prune.ranking import Data, Importance, rank
 from edgec.pipeline import Pass, PassContext, PassResult
 from edgec.pruning import PruningRecord
 from edgec.rewrite import provenance
@@ -106,7 +106,7 @@ class Prune(Pass):
             message = "no group loses a channel: the goal is below half of the alignment everywhere"
             ctx.diagnostics.warn("EC0338", message, hint="a larger goal, or prune{align=1}")
             return PassResult(False)
-        ctx.pruning.cut(remove(graph, first_atoms(groups, ranking, cut)))
+        ctx.pruning.cut(remove(graph, ranking.first_atoms(groups, cut)))
         if scales is not None:
             ctx.pruning.promises.append(scales.promise)
         return PassResult(True, _stats(groups, cut, costs))
@@ -198,15 +198,6 @@ class Prune(Pass):
             }
             for i, g in enumerate(groups)
         ]
-
-
-def first_atoms(groups: Sequence[Group], ranking: Ranking, cut: Sequence[int] | Counts) -> list[Atom]:
-    """Of every group the first atoms to go, as many as `cut` says."""
-    return [
-        Atom(g, int(g.numbers[i]))
-        for g, order, n in zip(groups, ranking.orders, cut, strict=True)
-        for i in order[: int(n)]
-    ]
 
 
 def _alignment(ctx: PassContext) -> int:

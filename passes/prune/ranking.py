@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgec.diagnostics import Diagnostics, error
 from edgec.graph import Graph, ir
 from edgec.passes.prune.gradients import sensitivity_of_outputs
-from edgec.passes.prune.groups.group import Group
+from edgec.passes.prune.groups import Atom, Group
 from edgec.passes.prune.importance import WEIGHTS, Scores, activity, scores
 from edgec.passes.prune.reconstruction import Reader, elimination, observe_readers
 from edgec.passes.prune.sound_samples import sound_samples
@@ -57,6 +57,15 @@ class Ranking:
     def by(cls, found: Sequence[Scores], readers: dict[ir.Node, Reader]) -> Ranking:
         orders = [np.argsort(s, kind="stable").astype(np.int64) for s in found]
         return cls(orders, [s[o] for s, o in zip(found, orders, strict=True)], readers)
+
+    def first_atoms(self, groups: Sequence[Group], cut: Sequence[int] | npt.NDArray[np.int64]) -> list[Atom]:
+        """Of every group the first atoms to go, as many as `cut` says. `groups`: those that were ranked, or their twins in a
+        copy of the graph."""
+        return [
+            Atom(g, int(g.numbers[i]))
+            for g, order, n in zip(groups, self.orders, cut, strict=True)
+            for i in order[: int(n)]
+        ]
 
 
 def rank(graph: Graph, groups: Sequence[Group], importance: Importance, data: Data | None, *, observe: bool) -> Ranking:

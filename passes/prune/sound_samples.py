@@ -69,9 +69,11 @@ def without_spoilt(reference: Graph, calibration: Samples, limit: int, notes: Di
 
 
 def _without(samples: list[Arrays], bad: Sequence[int], calibration: Samples, notes: Diagnostics) -> list[Arrays]:
-    if bad:
-        _tell([f"{len(bad)} of {len(samples)}"], calibration, notes)
-    return [s for i, s in enumerate(samples) if i not in set(bad)]
+    if not bad:
+        return samples
+    _tell([f"{len(bad)} of {len(samples)}"], calibration, notes)
+    left_out = {*bad}
+    return [s for i, s in enumerate(samples) if i not in left_out]
 
 
 def _tell(which: Sequence[str], calibration: Samples, notes: Diagnostics) -> None:

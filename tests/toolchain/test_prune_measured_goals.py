@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from measure_alignment import estimates
 
 from edgec import api
 from edgec.api import Compiled
 from edgec.diagnostics import EdgecError
-from edgec.graph import Graph, ir
 from edgec.plugins import Registry
 from edgec.samples import Samples
 from edgec.toolchain import Toolchain
@@ -71,26 +71,7 @@ def test_alignment_is_up_to_where_channels_cost_nothing(
     """By the compiler's estimate, as tools/measure_alignment.py measures it for all chips."""
     installed("rknn")
     assert Registry().target("rk3588").spec().alignment[f"{precision} channels"] == align
-    just_above, whole, further = (cycles(precision, c) for c in (align + 4, 2 * align, 2 * align + 4))
+    counts = align + 4, 2 * align, 2 * align + 4
+    just_above, whole, further = estimates("rk3588", precision, Registry(), counts).values()
     assert just_above == whole
     assert further > 1.2 * whole
-
-
-def cycles(precision: str, channels: int) -> float:
-    graph = Graph.from_text(
-        f"""<ir_version: 10, opset_import: ["" : 19]> g (float[1,64,28,28] x) => (float[1,64,28,28] y)
-        <float[{channels},64,3,3] w = {{0}}, float[64,{channels},3,3] v = {{0}}> {{
-            h = Conv<pads=[1,1,1,1]>(x, w)
-            r = Relu(h)
-            y = Conv<pads=[1,1,1,1]>(r, v)
-        }}"""
-    )
-    rng = np.random.default_rng(0)
-    for v in graph.model.graph.initializers.values():
-        assert v.shape is not None
-        v.const_value = ir.tensor((0.05 * rng.normal(size=v.shape.numpy())).astype(np.float32), name=v.name)
-    inputs = [{"x": rng.normal(size=(1, 64, 28, 28)).astype(np.float32)} for _ in range(4)]
-    calibration = Samples(lambda: iter(inputs), describe="noise", count=len(inputs))
-    result = api.compile(graph, target="rk3588", precision=precision, calibration=calibration, effort="low")
-    assert result.artifact.estimate is not None
-    return result.artifact.estimate.amount
