@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,14 @@ def manager() -> ToolchainManager:
     return ToolchainManager()
 
 
-def installed(manager: ToolchainManager, name: str) -> Toolchain:
-    try:
-        return manager.ensure(name)
-    except EdgecError as e:
-        if e.diagnostics[0].code in ("EC0603", "EC0604", "EC0605", "EC0607"):
-            pytest.skip(f"{name} cannot be installed here: {e.diagnostics[0].message}")
-        raise
+@pytest.fixture(scope="module")
+def litert(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("litert")
 
 
 @pytest.fixture(scope="module")
-def litert(manager: ToolchainManager) -> Toolchain:
-    return installed(manager, "litert")
-
-
-@pytest.fixture(scope="module")
-def micro(manager: ToolchainManager) -> Toolchain:
-    return installed(manager, "tflite-micro")
+def micro(installed: Callable[[str], Toolchain]) -> Toolchain:
+    return installed("tflite-micro")
 
 
 SAMPLES = [{"x": np.random.default_rng(i).standard_normal((1, 3, 8, 8)).astype("f4")} for i in range(5)]
@@ -238,8 +230,8 @@ def test_micro_refusals(micro: Toolchain, tmp_path: Path) -> None:
     np.testing.assert_array_equal(outcomes[1].outputs[1]["y"], [[10, 11, 12, 13]])
 
 
-def test_vela(manager: ToolchainManager, tmp_path: Path) -> None:
-    vela = installed(manager, "vela")
+def test_vela(installed: Callable[[str], Toolchain], tmp_path: Path) -> None:
+    vela = installed("vela")
     request = {
         "model": "m.tflite",
         "accelerator": "ethos-u55-128",

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -30,16 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGETS = [n for n in builtin_targets() if builtin_target(n).vendor == "NVIDIA"]
 OWN = ("tensorrt", "tensorrt-10.3", "tensorrt-8.6", "tensorrt-8.5", "tensorrt-rtx")
 X = "float[1,4,8,8]"
-
-
-def tool(name: str) -> ModuleType:
-    """A script of tools/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Lowering(Target):
@@ -81,7 +68,8 @@ def refused(graph: Graph, target: str, precision: str) -> list[str]:
 
 
 def test_the_tables_are_what_the_tool_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = tool("tensorrt_tables")
+    import tensorrt_tables as tables
+
     (tmp_path / "specs" / "ops").mkdir(parents=True)
     (tmp_path / "tests" / "data").mkdir(parents=True)
     sweep = ROOT / "tests/data/tensorrt_sweep.csv"
@@ -118,7 +106,8 @@ def test_every_case_of_the_sweep_is_placed_as_it_went() -> None:
     """1,500 one-node models: accelerator where TensorRT-RTX parsed and built them, impossible where it did not. Slow: onnx
     computes the answers of all its node tests while it collects them.
     """
-    sweep = tool("tensorrt_sweep")
+    import tensorrt_sweep as sweep
+
     with open(ROOT / "tests/data/tensorrt_sweep.csv") as f:
         rows = {row["case"]: row for row in csv.DictReader(f)}
     spec, wrong, seen = builtin_target("tensorrt-rtx"), [], 0

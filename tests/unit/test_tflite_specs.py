@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -52,19 +49,9 @@ def sweep() -> dict[str, dict[str, str]]:
         return {row["case"]: row for row in csv.DictReader(f)}
 
 
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    """tools/tflite_tables.py, which is no package."""
-    spec = importlib.util.spec_from_file_location("tflite_tables", ROOT / "tools" / "tflite_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def test_the_tables_are_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tflite_tables as tables
 
-
-def test_the_tables_are_what_was_measured(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "specs" / "ops").mkdir(parents=True)
     (tmp_path / "tests" / "data").mkdir(parents=True)
     (tmp_path / "tests" / "data" / "tflite_sweep.csv").write_bytes((ROOT / "tests/data/tflite_sweep.csv").read_bytes())
